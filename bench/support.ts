@@ -1,0 +1,182 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import postgres from 'postgres'
+import { openDatabase } from '../src/db/client.ts'
+import { createLogger } from '../src/lib/logger.ts'
+import { migrate } from '../src/migrations/run.ts'
+
+/** One line of the result table. */
+export interface Row {
+  name: string
+  ours: number
+  /** The peer or the raw floor, measured in the same run, in turn with ours. */
+  peer?: { name: string; value: number }
+  unit: string
+  goal?: string
+}
+
+export const log = createLogger({ level: 'warn', pretty: false })
+const ROOT = join(import.meta.dirname, '..')
+const SERVER = process.env.BENCH_DATABASE_URL ?? process.env.TEST_DATABASE_URL
+
+export function median(values: number[]): number {
+  return quantile(values, 0.5)
+}
+
+export function quantile(values: number[], p: number): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * p))] ?? Number.NaN
+}
+
+/** Milliseconds per call, over `samples` calls one after the other. */
+export async function timeEach(samples: number, call: (index: number) => Promise<unknown>): Promise<number[]> {
+  const times: number[] = []
+  for (let index = 0; index < samples; index++) {
+    const startedAt = performance.now()
+    await call(index)
+    times.push(performance.now() - startedAt)
+  }
+  return times
+}
+
+/** Calls a second, with `callers` of them under way. */
+export async function rate(total: number, callers: number, call: (index: number) => Promise<unknown>): Promise<number> {
+  let next = 0
+  const startedAt = performance.now()
+  await Promise.all(
+    Array.from({ length: callers }, async () => {
+      while (next < total) await call(next++)
+    }),
+  )
+  return (total / (performance.now() - startedAt)) * 1000
+}
+
+/** Runs ours and the peer in turn and returns the medians of both, so that a drifting machine moves both. */
+export async function inTurn(rounds: number, ours: () => Promise<number>, peer: () => Promise<number>) {
+  const a: number[] = []
+  const b: number[] = []
+  for (let round = 0; round < rounds; round++) {
+    a.push(await ours())
+    b.push(await peer())
+  }
+  return { ours: median(a), peer: median(b) }
+}
+
+/** A database of its own on the server that `BENCH_DATABASE_URL` or `TEST_DATABASE_URL` names, dropped at the end. */
+export async function withDatabase<T>(work: (url: string) => Promise<T>, { schema = true } = {}): Promise<T> {
+  if (!SERVER) throw new Error('Set BENCH_DATABASE_URL (or TEST_DATABASE_URL) to a Postgres with pgvector')
+  const name = `bench_${process.pid}_${Math.random().toString(36).slice(2, 8)}`
+  const admin = postgres(SERVER, { max: 1, onnotice: () => {} })
+  await admin.unsafe(`create database ${name}`)
+  const url = new URL(SERVER)
+  url.pathname = `/${name}`
+  try {
+    if (schema) {
+      const database = await openDatabase({ url: url.href, poolMax: 2, dataDir: null, log })
+      await migrate({ database, log }, { dir: join(ROOT, 'src/migrations') })
+      await database.close()
+    }
+    return await work(url.href)
+  } finally {
+    await admin.unsafe(`drop database ${name} with (force)`)
+    await admin.end()
+  }
+}
+
+export interface BenchGateway {
+  url: string
+  pid: number
+  /** Milliseconds from spawn to ready. */
+  startMs: number
+  stop(): Promise<void>
+}
+
+/** Starts the built gateway as a process and waits until it is ready. */
+export async function startGateway(env: Record<string, string>): Promise<BenchGateway> {
+  const dir = env.LOBU_DATA_DIR ?? (await mkdtemp(join(tmpdir(), 'lobu-bench-')))
+  const startedAt = performance.now()
+  const child = spawn(process.execPath, [join(ROOT, 'dist/main.js'), 'serve'], {
+    env: { PATH: process.env.PATH ?? '', PORT: '0', LOBU_DATA_DIR: dir, LOG_LEVEL: 'info', LOG_PRETTY: '0', ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const { url, key } = await readStart(child, env.LOBU_KEY === undefined)
+  const startMs = performance.now() - startedAt
+  if (key) keys.set(url, key)
+  return {
+    url,
+    pid: child.pid!,
+    startMs,
+    async stop() {
+      child.kill('SIGTERM')
+      await once(child, 'exit')
+      if (!env.LOBU_DATA_DIR) await rm(dir, { recursive: true, force: true })
+    },
+  }
+}
+
+const keys = new Map<string, string>()
+
+/** The key that a gateway printed at its first start. */
+export function keyOf(gateway: BenchGateway): string {
+  return keys.get(gateway.url) ?? ''
+}
+
+async function readStart(child: ChildProcess, wantsKey: boolean): Promise<{ url: string; key: string }> {
+  let text = ''
+  child.stdout!.on('data', (chunk) => {
+    text = (text + chunk).slice(-20_000)
+  })
+  for (;;) {
+    await Promise.race([once(child.stdout!, 'data'), once(child, 'exit')])
+    if (child.exitCode !== null) throw new Error(`the gateway ended:\n${text}`)
+    const url = /"url":"([^"]+)"/.exec(text)?.[1]
+    const key = /(lobu_[\w-]{20,})/.exec(text)?.[1] ?? ''
+    if (url && (key || !wantsKey)) return { url, key }
+  }
+}
+
+/** Resident memory of a process in MB. */
+export function residentMb(pid: number): number {
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024
+}
+
+/** A JSON call that must succeed. */
+export async function call<T>(url: string, key: string, body?: unknown, method = 'POST'): Promise<T> {
+  const res = await fetch(url, {
+    method,
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    ...(method === 'GET' ? {} : { body: JSON.stringify(body ?? {}) }),
+  })
+  if (!res.ok) throw new Error(`${method} ${url}: ${res.status} ${await res.text()}`)
+  return (await res.json()) as T
+}
+
+/** Opens an event stream and calls back for every frame, with the time it came. Resolves when it is connected. */
+export async function follow(
+  url: string,
+  key: string,
+  onFrame: (event: string, data: string) => void,
+): Promise<() => void> {
+  const aborted = new AbortController()
+  const res = await fetch(url, { headers: { authorization: `Bearer ${key}` }, signal: aborted.signal })
+  if (!res.ok || !res.body) throw new Error(`GET ${url}: ${res.status}`)
+  let rest = ''
+  const reader = res.body.pipeThrough(new TextDecoderStream()).getReader()
+  void (async () => {
+    for (;;) {
+      const { value, done } = await reader.read()
+      if (done) return
+      rest += value
+      for (let end = rest.indexOf('\n\n'); end >= 0; end = rest.indexOf('\n\n')) {
+        const frame = rest.slice(0, end)
+        rest = rest.slice(end + 2)
+        onFrame(/^event: (.*)$/m.exec(frame)?.[1] ?? '', /^data: (.*)$/m.exec(frame)?.[1] ?? '')
+      }
+    }
+  })().catch(() => {})
+  return () => aborted.abort()
+}

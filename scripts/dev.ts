@@ -1,0 +1,11 @@
+/**
+ * Builds, then runs the gateway in this very process. `npm run dev` restarts it when a source changes; a build that
+ * fails says why and waits for the next change.
+ */
+import { join } from 'node:path'
+import { build } from './build.ts'
+
+await build()
+const main = join(import.meta.dirname, '../dist/main.js')
+process.argv = [process.argv[0]!, main, 'serve', ...process.argv.slice(2)]
+await import(main)

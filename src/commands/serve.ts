@@ -1,0 +1,90 @@
+import { createGateway, openGatewayDatabase } from '../app.ts'
+import type { Config } from '../config.ts'
+import type { Database } from '../db/client.ts'
+import { bootstrap, needsBootstrap } from '../domain/accounts/bootstrap.ts'
+import { errorLine } from '../lib/errors.ts'
+import { createLogger, type Logger } from '../lib/logger.ts'
+import { migrateDatabase } from './migrate.ts'
+import { completeSecrets } from './secrets.ts'
+
+/** After a stop was asked for, nothing may keep the process longer than its grace and this. */
+const EXIT_MS = 10_000
+
+/** Runs the gateway until SIGTERM or SIGINT. Resolves with the exit code. */
+export async function serve(config: Config): Promise<number> {
+  const log = createLogger(config.log)
+  const secrets = completeSecrets(config)
+  warnAboutPublicUrl(config, log)
+  const db = await openGatewayDatabase(config, log)
+  if (!config.db.skipMigrations) await migrateDatabase(db, log)
+  const gateway = createGateway({ config, db, log }, secrets)
+  const asked = untilAskedToStop(log)
+  try {
+    const port = await gateway.listen()
+    log.info({ port }, 'listening')
+    const work = gateway.work().then(() => announce({ config, db, log }, port))
+    const failed = db.failed.then((error) => {
+      throw error
+    })
+    await Promise.race([asked, failed, work.then(() => asked)])
+  } catch (error) {
+    log.fatal({ err: errorLine(error) }, error instanceof Error ? error.message : 'the gateway failed')
+    await stopWithin(gateway, config)
+    return 1
+  }
+  await stopWithin(gateway, config)
+  log.info('stopped')
+  return 0
+}
+
+async function stopWithin(gateway: { stop(): Promise<void> }, config: Config) {
+  const late = new Promise<void>((resolve) => setTimeout(resolve, config.shutdown.graceMs + EXIT_MS).unref())
+  await Promise.race([gateway.stop(), late])
+}
+
+/** Resolves at the first SIGTERM or SIGINT; a second one changes nothing, since stopping is under way. */
+function untilAskedToStop(log: Logger): Promise<void> {
+  return new Promise((resolve) => {
+    const onSignal = (signal: NodeJS.Signals) => {
+      log.info({ signal }, 'stopping')
+      resolve()
+    }
+    process.on('SIGTERM', onSignal)
+    process.on('SIGINT', onSignal)
+  })
+}
+
+/** Says where the gateway is; at the first start in development also how to talk to it, once. */
+async function announce({ config, db, log }: { config: Config; db: Database; log: Logger }, port: number) {
+  const url = `http://localhost:${port}`
+  log.info({ url, database: db.kind, model: config.models.defaultModel, isolation: 'advisory' }, 'gateway ready')
+  if (config.mode !== 'development' || !(await needsBootstrap(db.sql))) return
+  const made = await bootstrap(db.sql, { onlyFirst: true })
+  if (made) process.stdout.write(firstSteps(url, made.token))
+}
+
+/** Printed once and past the log, which keeps no keys. */
+function firstSteps(url: string, token: string): string {
+  return `
+  Lobu is ready. Your API key, shown only this once:
+
+    ${token}
+
+  Chat in the browser:
+
+    ${url}/#key=${token}
+
+  Or in the terminal:
+
+    export LOBU_KEY=${token}
+    ID=$(curl -s -X POST ${url}/api/v1/agents -H "authorization: Bearer $LOBU_KEY" | sed 's/.*"agentId":"\\([^"]*\\)".*/\\1/')
+    curl -s -X POST ${url}/api/v1/agents/$ID/messages -H "authorization: Bearer $LOBU_KEY" -H 'content-type: application/json' -d '{"content":"Hello!"}'
+    curl -N ${url}/api/v1/agents/$ID/events -H "authorization: Bearer $LOBU_KEY"
+
+`
+}
+
+function warnAboutPublicUrl(config: Config, log: Logger) {
+  if (config.mode !== 'production' || !config.http.publicUrl.startsWith('http://localhost')) return
+  log.warn('PUBLIC_WEB_URL is not set: links and callbacks will point to http://localhost:8787')
+}

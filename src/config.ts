@@ -1,0 +1,252 @@
+import { z } from 'zod'
+
+const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
+const count = (fallback: number, min = 1, max = 1_000_000) =>
+  z.coerce.number().int().min(min).max(max).default(fallback)
+const flag = z
+  .enum(['1', 'true', 'yes', 'on', '0', 'false', 'no', 'off'], {
+    error: 'must be 1, true, yes, on, 0, false, no or off',
+  })
+  .transform((word) => ['1', 'true', 'yes', 'on'].includes(word))
+/** The rest of it is read by `db/url.ts`: lists of hosts, which are no URLs, are fine. */
+const postgresUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must be a postgres:// or postgresql:// URL')
+const httpUrl = z.url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
+const baseUrl = (fallback: string) => httpUrl.default(fallback).transform((url) => url.replace(/\/+$/, ''))
+
+/** Values that documentation prints where a secret belongs. Single words are not among them: a passphrase has those. */
+const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
+const SECRET_CHARS_MIN = 32
+const DEFAULT_PORT = 8787
+
+/**
+ * Each variable, its bounds and its default. The comment is the documentation of the variable; units are in the name.
+ * Everything is optional here; what production cannot do without is checked in `productionFaults`.
+ */
+const Env = z.object({
+  /** `production` makes the secrets and the database mandatory; `development` fills in what is missing. */
+  NODE_ENV: z.enum(['development', 'production', 'test']).default('development'),
+  /** TCP port of the HTTP server. 0 takes any free port and logs it. */
+  PORT: z.coerce.number().int().min(0).max(65_535).default(DEFAULT_PORT),
+  /** Address to listen on. Empty: all addresses in production, loopback otherwise. */
+  HOST: z.string().optional(),
+  /** Origin under which clients reach the gateway; links and callbacks are built from it. Empty: http://localhost and `PORT`. */
+  PUBLIC_WEB_URL: httpUrl.transform((url) => url.replace(/\/+$/, '')).optional(),
+
+  /** Postgres 15–18 with pgvector. Empty: the embedded database in `LOBU_DATA_DIR`. */
+  DATABASE_URL: postgresUrl.optional(),
+  /** A direct connection for LISTEN and migrations, when `DATABASE_URL` is a transaction pooler. */
+  DATABASE_DIRECT_URL: postgresUrl.optional(),
+  /** Connections of this replica's pool, the LISTEN connection not counted. */
+  DATABASE_POOL_MAX: count(10, 2, 500),
+  /** Folder of the embedded database and of development secrets. */
+  LOBU_DATA_DIR: z.string().default('./.lobu'),
+  /** Any value: `serve` does not migrate. `migrate` ignores it. */
+  SKIP_MIGRATIONS: z.string().optional(),
+
+  /** Signs session tokens. At least 32 characters. */
+  JWT_SECRET: z.string().optional(),
+  /** Signs browser sessions. At least 32 characters. */
+  BETTER_AUTH_SECRET: z.string().optional(),
+  /** Seals stored secrets. Empty: derived from the two above. */
+  ENCRYPTION_KEY: z.string().optional(),
+
+  /** How long a claimed run stays claimed without a renewal; the bound on noticing a dead replica. */
+  RUN_LEASE_SECONDS: seconds(15, 1, 600),
+  /** Tries of one run before it ends as failed. */
+  RUN_ATTEMPTS_MAX: count(3, 1, 20),
+  /** A turn is ended as failed after this long. */
+  RUN_SECONDS_MAX: seconds(1800, 1),
+  /** How often the tables are read although no doorbell rang. */
+  QUEUE_POLL_SECONDS: seconds(1, 0.05, 60),
+  /** Messages that may wait in one conversation; more are answered 429. */
+  QUEUE_DEPTH_MAX: count(100, 1, 10_000),
+  /** Runs of one organization that may be active at once over all replicas. */
+  ORG_RUNS_MAX: count(200, 1),
+
+  /** Open event streams of this replica; more are answered 503. */
+  STREAMS_MAX: count(20_000),
+  /** Open streams of one conversation on this replica; the oldest is closed when one more comes. */
+  STREAMS_PER_CONVERSATION_MAX: count(50, 1, 10_000),
+  /** A `ping` goes out after this long; clients give up after 60 s of silence. */
+  STREAM_PING_SECONDS: seconds(15, 1, 30),
+  /** Bytes that may wait for a slow reader before its stream is closed with `retry:`. */
+  STREAM_BUFFER_BYTES_MAX: count(1_048_576, 65_536, 67_108_864),
+  /** How long after its end a turn can be streamed again word by word. Its result is kept with the run. */
+  LOG_KEEP_SECONDS: seconds(600, 1, 31_536_000),
+
+  /** Worker processes of this replica. Empty: (memory limit − 1 GiB) / 48 MiB. */
+  WORKERS_MAX: z.coerce.number().int().min(1).max(10_000).optional(),
+  /** Turns that this replica runs at once. Empty: 25 for each core. */
+  WORKERS_BUSY_MAX: z.coerce.number().int().min(1).max(10_000).optional(),
+  /** Started workers that wait for a conversation. */
+  WORKERS_WARM: z.coerce.number().int().min(0).max(100).default(1),
+  /** An idle worker of a conversation is stopped after this long. */
+  WORKER_IDLE_SECONDS: seconds(300),
+  /** A started worker must report ready within this time. */
+  WORKER_START_SECONDS: seconds(20, 1, 300),
+  /** A worker that says nothing, not even that it is alive, for this long is killed. */
+  WORKER_SILENCE_SECONDS: seconds(45, 1, 3600),
+  /** Resident memory of one worker in MiB; one that passes it is killed. */
+  WORKER_MEMORY_MB: count(512, 64, 65_536),
+  /** Model calls in one turn. */
+  WORKER_STEPS_MAX: count(24, 1, 1000),
+  /** Tokens that one model call may write. */
+  WORKER_OUTPUT_TOKENS_MAX: count(8192, 16, 1_000_000),
+
+  /** `provider/model` for agents that name none. Empty: the first provider with a key, else `demo/demo`. */
+  DEFAULT_MODEL: z
+    .string()
+    .regex(/^(anthropic|openai|openai-compatible|google|demo)\/.+$/, 'must be provider/model')
+    .optional(),
+  /** Key of Anthropic. */
+  ANTHROPIC_API_KEY: z.string().optional(),
+  /** Where Anthropic's API is, its version path included; likewise below. */
+  ANTHROPIC_BASE_URL: baseUrl('https://api.anthropic.com/v1'),
+  /** Key of OpenAI. */
+  OPENAI_API_KEY: z.string().optional(),
+  /** Where OpenAI's API is. */
+  OPENAI_BASE_URL: baseUrl('https://api.openai.com/v1'),
+  /** Key of the server below, where it wants one. */
+  OPENAI_COMPATIBLE_API_KEY: z.string().optional(),
+  /** Any server that speaks OpenAI's chat completions. */
+  OPENAI_COMPATIBLE_BASE_URL: httpUrl.transform((url) => url.replace(/\/+$/, '')).optional(),
+  /** Key of Google's Gemini API. Wins over the two names below. */
+  GOOGLE_GENERATIVE_AI_API_KEY: z.string().optional(),
+  /** The same. */
+  GOOGLE_API_KEY: z.string().optional(),
+  /** The same. */
+  GEMINI_API_KEY: z.string().optional(),
+  /** Where the Gemini API is. */
+  GOOGLE_BASE_URL: baseUrl('https://generativelanguage.googleapis.com/v1beta'),
+
+  /** How long SIGTERM waits for running turns before it hands them over. */
+  SHUTDOWN_GRACE_SECONDS: z.coerce.number().min(0).max(3600).default(25),
+  /** Lines below this level are not written. */
+  LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  /** Readable lines instead of JSON. Empty: readable when standard output is a terminal. */
+  LOG_PRETTY: flag.optional(),
+})
+
+type Env = z.infer<typeof Env>
+export type Config = ReturnType<typeof parseConfig>
+
+/** Thrown by `parseConfig`; its message names every bad variable at once and never a value. */
+export class ConfigError extends Error {
+  readonly faults: string[]
+
+  constructor(faults: string[]) {
+    super(`Bad configuration:\n${faults.map((fault) => `  ${fault}`).join('\n')}`)
+    this.name = 'ConfigError'
+    this.faults = faults
+  }
+}
+
+/**
+ * Turns the environment into the one typed settings object. Pure; called once. Nothing else reads `process.env`:
+ * a module is handed the part of `Config` it needs. Durations leave here in milliseconds.
+ *
+ * @throws ConfigError with all faults together.
+ */
+export function parseConfig(env: Record<string, string | undefined>, { isTerminal = false } = {}) {
+  const given = dropEmpty(env)
+  const parsed = Env.safeParse(given)
+  const faults = parsed.success ? [] : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
+  faults.push(...productionFaults(given))
+  if (!parsed.success || faults.length > 0) throw new ConfigError(faults)
+  const e = parsed.data
+  const production = e.NODE_ENV === 'production'
+  return {
+    mode: e.NODE_ENV,
+    dataDir: e.LOBU_DATA_DIR,
+    http: {
+      port: e.PORT,
+      host: e.HOST ?? (production ? '0.0.0.0' : '127.0.0.1'),
+      publicUrl: e.PUBLIC_WEB_URL ?? `http://localhost:${e.PORT || DEFAULT_PORT}`,
+    },
+    db: {
+      url: e.DATABASE_URL,
+      directUrl: e.DATABASE_DIRECT_URL,
+      poolMax: e.DATABASE_POOL_MAX,
+      skipMigrations: e.SKIP_MIGRATIONS !== undefined,
+    },
+    secrets: { jwt: e.JWT_SECRET, betterAuth: e.BETTER_AUTH_SECRET, encryption: e.ENCRYPTION_KEY },
+    queue: {
+      leaseMs: e.RUN_LEASE_SECONDS * 1000,
+      attemptsMax: e.RUN_ATTEMPTS_MAX,
+      runMsMax: e.RUN_SECONDS_MAX * 1000,
+      pollMs: e.QUEUE_POLL_SECONDS * 1000,
+      depthMax: e.QUEUE_DEPTH_MAX,
+      orgRunsMax: e.ORG_RUNS_MAX,
+    },
+    sse: {
+      streamsMax: e.STREAMS_MAX,
+      streamsPerConversationMax: e.STREAMS_PER_CONVERSATION_MAX,
+      pingMs: e.STREAM_PING_SECONDS * 1000,
+      bufferBytesMax: e.STREAM_BUFFER_BYTES_MAX,
+      keepMs: e.LOG_KEEP_SECONDS * 1000,
+    },
+    workers: {
+      max: e.WORKERS_MAX,
+      busyMax: e.WORKERS_BUSY_MAX,
+      warm: e.WORKERS_WARM,
+      idleMs: e.WORKER_IDLE_SECONDS * 1000,
+      startMs: e.WORKER_START_SECONDS * 1000,
+      silenceMs: e.WORKER_SILENCE_SECONDS * 1000,
+      memoryMb: e.WORKER_MEMORY_MB,
+      stepsMax: e.WORKER_STEPS_MAX,
+      outputTokensMax: e.WORKER_OUTPUT_TOKENS_MAX,
+    },
+    models: {
+      defaultModel: e.DEFAULT_MODEL ?? firstModel(e),
+      providers: {
+        anthropic: { baseUrl: e.ANTHROPIC_BASE_URL, apiKey: e.ANTHROPIC_API_KEY },
+        openai: { baseUrl: e.OPENAI_BASE_URL, apiKey: e.OPENAI_API_KEY },
+        'openai-compatible': { baseUrl: e.OPENAI_COMPATIBLE_BASE_URL, apiKey: e.OPENAI_COMPATIBLE_API_KEY },
+        google: { baseUrl: e.GOOGLE_BASE_URL, apiKey: googleKey(e) },
+      },
+    },
+    shutdown: { graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000 },
+    log: { level: e.LOG_LEVEL, pretty: e.LOG_PRETTY ?? isTerminal },
+  }
+}
+
+/** `PORT=` in a chart or an .env file means "not set", not the empty string; a blank would be read as the number 0. */
+function dropEmpty(env: Record<string, string | undefined>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(env).filter((entry): entry is [string, string] => (entry[1] ?? '').trim() !== ''),
+  )
+}
+
+function googleKey(e: Env) {
+  return e.GOOGLE_GENERATIVE_AI_API_KEY ?? e.GOOGLE_API_KEY ?? e.GEMINI_API_KEY
+}
+
+/** Production needs its secrets from outside and refuses what everybody knows; development may leave them empty. */
+function productionFaults(given: Record<string, string>): string[] {
+  if (given.NODE_ENV !== 'production') return []
+  const faults: string[] = []
+  for (const name of ['JWT_SECRET', 'BETTER_AUTH_SECRET'] as const) {
+    const value = given[name]
+    if (value === undefined) faults.push(`${name}: is required in production (openssl rand -base64 48)`)
+    else faults.push(...weaknesses(name, value))
+  }
+  if (given.ENCRYPTION_KEY !== undefined) faults.push(...weaknesses('ENCRYPTION_KEY', given.ENCRYPTION_KEY))
+  if (given.DATABASE_URL === undefined) {
+    faults.push('DATABASE_URL: is required in production; the embedded database is for development')
+  }
+  return faults
+}
+
+function weaknesses(name: string, value: string): string[] {
+  if (PLACEHOLDER.test(value)) return [`${name}: is a placeholder from the documentation; make your own`]
+  if (value.length < SECRET_CHARS_MIN) return [`${name}: is shorter than ${SECRET_CHARS_MIN} characters`]
+  return []
+}
+
+/** The model of agents that name none: a provider whose key is set, by the order below, else the built-in one. */
+function firstModel(e: Env): string {
+  if (e.ANTHROPIC_API_KEY) return 'anthropic/claude-sonnet-4-5'
+  if (e.OPENAI_API_KEY) return 'openai/gpt-5-mini'
+  if (googleKey(e)) return 'google/gemini-2.5-flash'
+  return 'demo/demo'
+}

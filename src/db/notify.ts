@@ -1,0 +1,97 @@
+import { errorLine } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { Service } from '../lib/service.ts'
+import type { Sql } from './client.ts'
+
+/** Postgres refuses 8,000 bytes; a little is left for what a later server may count differently. */
+export const PAYLOAD_BYTES_MAX = 7_900
+/** Postgres refuses a longer channel. */
+const CHANNEL_BYTES_MAX = 63
+/** Rings that may wait while one statement is in flight. Past it they are dropped: a ring is a hint, the table is the truth. */
+const WAITING_MAX = 1_000
+const STOP_FLUSH_MS = 1_000
+
+export interface Notifier extends Service {
+  /**
+   * Tells whoever listens on the channel, in every process, soon. Never throws for the database's sake.
+   * @throws Error when the payload has over 7,900 bytes or the channel over 63: a mistake of the caller.
+   */
+  ring(channel: string, payload: string): void
+  /** Rings dropped since the start, because too many waited or the statement failed. */
+  dropped(): number
+}
+
+/**
+ * The one place that says NOTIFY, because each takes a lock over the whole database at its commit.
+ *
+ * The first ring goes out at once. What rings while a statement is in flight collects, equal rings merged, and goes out
+ * with the next one: the busier, the bigger the batches.
+ */
+export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifier {
+  /** Channel, then payload; both in order of arrival. */
+  let waiting = new Map<string, Set<string>>()
+  let waitingCount = 0
+  let droppedCount = 0
+  let flight: Promise<void> | undefined
+  let stopped = false
+
+  async function fly() {
+    // One turn later, so that what is rung together leaves together.
+    await Promise.resolve()
+    while (waitingCount > 0) await flush()
+    flight = undefined
+  }
+
+  async function flush() {
+    const channels: string[] = []
+    const payloads: string[] = []
+    for (const [channel, group] of waiting) {
+      for (const payload of group) {
+        channels.push(channel)
+        payloads.push(payload)
+      }
+    }
+    waiting = new Map()
+    waitingCount = 0
+    try {
+      await sql`select pg_notify(c, p) from unnest(${channels}::text[], ${payloads}::text[]) as x (c, p)`
+    } catch (error) {
+      droppedCount += payloads.length
+      log.warn({ error: errorLine(error), dropped: payloads.length }, 'doorbell failed; listeners find out by polling')
+    }
+  }
+
+  return {
+    name: 'notifier',
+
+    ring(channel, payload) {
+      if (Buffer.byteLength(payload) > PAYLOAD_BYTES_MAX) throw new Error(`payload for ${channel} is over 7,900 bytes`)
+      if (Buffer.byteLength(channel) > CHANNEL_BYTES_MAX) throw new Error(`channel ${channel} is over 63 bytes`)
+      if (stopped) return
+      const group = waiting.get(channel) ?? new Set()
+      if (group.has(payload)) return
+      if (waitingCount >= WAITING_MAX) {
+        droppedCount += 1
+        return
+      }
+      waiting.set(channel, group.add(payload))
+      waitingCount += 1
+      flight ??= fly()
+    },
+
+    dropped: () => droppedCount,
+
+    async start() {},
+
+    /** What was rung goes out if that takes no longer than a second. */
+    async stop() {
+      stopped = true
+      let timer: NodeJS.Timeout | undefined
+      const late = new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, STOP_FLUSH_MS)
+      })
+      await Promise.race([flight, late])
+      clearTimeout(timer)
+    },
+  }
+}

@@ -1,0 +1,58 @@
+import { hkdfSync } from 'node:crypto'
+import { jwtVerify, SignJWT } from 'jose'
+
+/** How long a session token is good for: 24 hours. */
+export const SESSION_MS = 24 * 3600 * 1000
+const ISSUER = 'lobu'
+const AUDIENCE = 'session'
+
+export interface SessionClaims {
+  organizationId: string
+  organizationSlug: string
+  agentId: string
+  userId: string
+  conversationId: string
+}
+
+export interface SessionTokens {
+  /** `expiresAt` is in epoch milliseconds. */
+  sign(claims: SessionClaims): Promise<{ token: string; expiresAt: number }>
+  /** Null for a token that is not ours, not for this audience, or expired. */
+  verify(token: string): Promise<SessionClaims | null>
+}
+
+/**
+ * Session tokens: JWTs (HS256) with the audience `session`. The key is derived from `JWT_SECRET`, so every replica has
+ * the same one and no other use of the secret shares it.
+ */
+export function createSessionTokens(jwtSecret: string): SessionTokens {
+  const key = new Uint8Array(hkdfSync('sha256', jwtSecret, '', 'lobu session token v1', 32))
+  return {
+    async sign(claims) {
+      const expiresAt = Math.floor((Date.now() + SESSION_MS) / 1000) * 1000
+      const token = await new SignJWT({
+        org: claims.organizationId,
+        slug: claims.organizationSlug,
+        agent: claims.agentId,
+        conv: claims.conversationId,
+      })
+        .setProtectedHeader({ alg: 'HS256', typ: 'JWT' })
+        .setSubject(claims.userId)
+        .setIssuer(ISSUER)
+        .setAudience(AUDIENCE)
+        .setIssuedAt()
+        .setExpirationTime(expiresAt / 1000)
+        .sign(key)
+      return { token, expiresAt }
+    },
+    async verify(token) {
+      const options = { issuer: ISSUER, audience: AUDIENCE, algorithms: ['HS256'], typ: 'JWT' }
+      const verified = await jwtVerify(token, key, options).catch(() => null)
+      if (!verified) return null
+      const { org, slug, agent, conv, sub } = verified.payload
+      if (typeof org !== 'string' || typeof slug !== 'string' || typeof agent !== 'string') return null
+      if (typeof conv !== 'string' || typeof sub !== 'string') return null
+      return { organizationId: org, organizationSlug: slug, agentId: agent, conversationId: conv, userId: sub }
+    },
+  }
+}

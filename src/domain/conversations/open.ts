@@ -1,0 +1,95 @@
+import type { Sql } from '../../db/client.ts'
+import type { ConversationSettings } from '../../db/tables.ts'
+import { inTransaction } from '../../db/transaction.ts'
+import { AppError } from '../../lib/errors.ts'
+import { newId } from '../../lib/ids.ts'
+import { type Actor, requireKey } from '../accounts/actor.ts'
+
+export interface OpenConversation {
+  actor: Actor
+  agentId?: string | undefined
+  userId?: string | undefined
+  thread?: string | undefined
+  forceNew: boolean
+  /** Checks everything and stores nothing; the returned id leads nowhere. */
+  dryRun: boolean
+  settings: ConversationSettings
+}
+
+export interface OpenedConversation {
+  conversationId: string
+  agentId: string
+  userId: string
+  created: boolean
+}
+
+const DEFAULT_NAME = 'default'
+
+/**
+ * Finds the conversation of this agent, user and thread, or makes it. Two callers at once get the same one.
+ * With `forceNew` a new one takes its place; the old one stays reachable by its id.
+ *
+ * @throws AppError 'not_found' for an unknown agent, 'forbidden' for a session token.
+ */
+export async function openConversation(sql: Sql, args: OpenConversation): Promise<OpenedConversation> {
+  requireKey(args.actor)
+  const { organizationId } = args.actor
+  const agentId = await findAgent(sql, organizationId, args.agentId)
+  const place = {
+    organizationId,
+    agentId,
+    userId: args.userId ?? args.actor.userId,
+    thread: args.thread ?? DEFAULT_NAME,
+  }
+  if (args.dryRun) {
+    const known = args.forceNew ? null : await findByPlace(sql, place)
+    return { conversationId: known ?? newId('conv'), agentId, userId: place.userId, created: known === null }
+  }
+  const opened = await inTransaction(sql, async (tx) => {
+    if (args.forceNew) await retire(tx, place)
+    return findOrMake(tx, place, args.settings)
+  })
+  return { conversationId: opened.id, agentId, userId: place.userId, created: opened.created }
+}
+
+interface Place {
+  organizationId: string
+  agentId: string
+  userId: string
+  thread: string
+}
+
+async function findAgent(sql: Sql, organizationId: string, agentId: string | undefined): Promise<string> {
+  const rows = await sql<{ id: string }[]>`
+    update agents set last_used_at = now()
+    where organization_id = ${organizationId} and ${agentId === undefined ? sql`is_default` : sql`id = ${agentId}`}
+    returning id`
+  if (!rows[0]) throw new AppError('not_found', agentId === undefined ? 'No default agent' : 'No such agent')
+  return rows[0].id
+}
+
+/** An insert that meets an existing row updates it to itself, so that the row comes back, locked, in either case. */
+async function findOrMake(tx: Sql, place: Place, settings: ConversationSettings) {
+  const given = tx.json(settings as never)
+  const [row] = await tx<{ id: string; created: boolean }[]>`
+    insert into conversations (organization_id, id, agent_id, user_id, thread, settings)
+    values (${place.organizationId}, ${newId('conv')}, ${place.agentId}, ${place.userId}, ${place.thread}, ${given})
+    on conflict (organization_id, agent_id, user_id, thread) where status = 'active' and resumable
+      do update set settings = conversations.settings || excluded.settings
+    returning id, (xmax = 0) as created`
+  return row!
+}
+
+async function findByPlace(sql: Sql, place: Place): Promise<string | null> {
+  const [row] = await sql<{ id: string }[]>`select id from conversations where ${atPlace(sql, place)}`
+  return row?.id ?? null
+}
+
+async function retire(tx: Sql, place: Place) {
+  await tx`update conversations set resumable = false where ${atPlace(tx, place)}`
+}
+
+function atPlace(sql: Sql, place: Place) {
+  return sql`organization_id = ${place.organizationId} and agent_id = ${place.agentId} and user_id = ${place.userId}
+    and thread = ${place.thread} and status = 'active' and resumable`
+}

@@ -1,0 +1,137 @@
+import type { ModelMessage } from 'ai'
+import type { Sql } from '../../db/client.ts'
+import type { RunUsage } from '../../db/tables.ts'
+import { AppError } from '../../lib/errors.ts'
+import type { Actor } from '../accounts/actor.ts'
+import { getConversation } from '../conversations/get.ts'
+
+/** Messages given to a model: the newest ones, so that an endless conversation stays affordable. */
+const MODEL_MESSAGES_MAX = 400
+
+/** The transcript as a model sees it, up to and with the run's own turn. */
+export async function loadHistory(
+  sql: Sql,
+  run: { organizationId: string; conversationId: string; turn: number },
+): Promise<ModelMessage[]> {
+  const rows = await sql<{ content: ModelMessage }[]>`
+    select content from messages
+    where organization_id = ${run.organizationId} and conversation_id = ${run.conversationId} and turn <= ${run.turn}
+    order by turn desc, position desc limit ${MODEL_MESSAGES_MAX}`
+  const messages = rows.map((row) => row.content).reverse()
+  // The cut may fall between a tool call and its result; providers refuse a result without its call.
+  const start = messages.findIndex((message) => message.role === 'user')
+  return start > 0 ? messages.slice(start) : messages
+}
+
+/** Contents of the named messages, in the transcript's order. */
+export async function readMessageContents(
+  sql: Sql,
+  args: { organizationId: string; conversationId: string; ids: string[] },
+): Promise<ModelMessage[]> {
+  const rows = await sql<{ content: ModelMessage }[]>`
+    select content from messages
+    where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId}
+      and id = any(${args.ids}::text[])
+    order by turn, position`
+  return rows.map((row) => row.content)
+}
+
+export interface HistoryMessage {
+  id: string
+  type: 'message'
+  role: string
+  content: string
+  model: string | null
+  /** Epoch milliseconds. */
+  timestamp: number
+  usage: RunUsage | null
+}
+
+export interface HistoryPage {
+  messages: HistoryMessage[]
+  nextCursor: string | null
+  hasMore: boolean
+  sessionId: string
+}
+
+/**
+ * A page of what was said, oldest first. Messages without visible text (tool traffic) are left out.
+ *
+ * @param args.newest takes the last `limit` messages instead of the first ones.
+ * @param args.cursor as a page before gave it; @throws AppError 'invalid_request' for any other.
+ */
+export async function pageHistory(
+  sql: Sql,
+  args: { actor: Actor; conversationId: string; cursor?: string | undefined; limit: number; newest?: boolean },
+): Promise<HistoryPage> {
+  await getConversation(sql, args)
+  const [turn, position] = parseCursor(args.cursor)
+  const order = args.newest ? sql`turn desc, position desc` : sql`turn, position`
+  const rows = await sql<
+    (Omit<HistoryMessage, 'type' | 'timestamp'> & { turn: number; position: number; createdAt: Date })[]
+  >`
+    select id, role, text as content, model, usage, turn, position, created_at as "createdAt" from messages
+    where organization_id = ${args.actor.organizationId} and conversation_id = ${args.conversationId}
+      and (turn, position) > (${turn}, ${position}) and role <> 'tool' and text <> ''
+    order by ${order} limit ${args.limit + 1}`
+  const page = rows.slice(0, args.limit)
+  if (args.newest) page.reverse()
+  const last = page.at(-1)
+  const hasMore = rows.length > args.limit
+  return {
+    messages: page.map(({ id, role, content, model, usage, createdAt }) => {
+      return { id, type: 'message', role, content, model, timestamp: createdAt.getTime(), usage }
+    }),
+    nextCursor: hasMore && last ? `${last.turn}.${last.position}` : null,
+    hasMore,
+    sessionId: args.conversationId,
+  }
+}
+
+function parseCursor(cursor: string | undefined): [number, number] {
+  if (cursor === undefined) return [0, -1]
+  const match = /^(\d{1,15})\.(\d{1,9})$/.exec(cursor)
+  if (!match) throw new AppError('invalid_request', 'cursor: is not one that a page of this history gave')
+  return [Number(match[1]), Number(match[2])]
+}
+
+export interface HistoryStats {
+  messageCount: number
+  userMessageCount: number
+  assistantMessageCount: number
+  usage: RunUsage
+  /** Epoch milliseconds. */
+  firstMessageAt: number | null
+  lastMessageAt: number | null
+}
+
+/** Counts and token sums of one conversation. */
+export async function historyStats(sql: Sql, args: { actor: Actor; conversationId: string }): Promise<HistoryStats> {
+  await getConversation(sql, args)
+  const [row] = await sql<
+    {
+      users: number
+      assistants: number
+      input: number
+      output: number
+      cached: number
+      first: Date | null
+      last: Date | null
+    }[]
+  >`
+    select count(*) filter (where role = 'user')::int as users,
+      count(*) filter (where role = 'assistant' and text <> '')::int as assistants,
+      coalesce(sum((usage->>'inputTokens')::bigint), 0)::bigint as input,
+      coalesce(sum((usage->>'outputTokens')::bigint), 0)::bigint as output,
+      coalesce(sum((usage->>'cachedInputTokens')::bigint), 0)::bigint as cached,
+      min(created_at) as first, max(created_at) as last
+    from messages where organization_id = ${args.actor.organizationId} and conversation_id = ${args.conversationId}`
+  return {
+    messageCount: row!.users + row!.assistants,
+    userMessageCount: row!.users,
+    assistantMessageCount: row!.assistants,
+    usage: { inputTokens: row!.input, outputTokens: row!.output, cachedInputTokens: row!.cached },
+    firstMessageAt: row!.first?.getTime() ?? null,
+    lastMessageAt: row!.last?.getTime() ?? null,
+  }
+}

@@ -1,0 +1,68 @@
+import type { ModelMessage } from 'ai'
+import type { Sql } from '../../db/client.ts'
+import type { ConversationSettings, RunUsage } from '../../db/tables.ts'
+import type { ClaimedRun } from '../../queue/runs.ts'
+import { attachFiles } from '../files/attach.ts'
+import { loadHistory } from '../messages/history.ts'
+import { findResumePoint, joinSteps } from './streamed-text.ts'
+import { readSavedTexts, readSavedUsage, readStreamedText } from './turn-text.ts'
+
+/** All that a worker needs to take up a turn, wherever the attempt before it stopped. */
+export interface TurnContext {
+  /** `provider/model`, or null for the gateway's default. */
+  model: string | null
+  instructions: string
+  messages: ModelMessage[]
+  /** Text that the stream still lacks although its step was saved. */
+  missingText: string
+  /** Text of the unfinished step that the stream has already. */
+  partialText: string
+  /** The turn's whole text so far, `missingText` included. */
+  text: string
+  /** True when steps of this turn with visible text are saved: the next text follows a separator. */
+  hasSavedText: boolean
+  /** What the saved steps of earlier attempts cost. */
+  usage: RunUsage
+}
+
+interface Row {
+  agentModel: string | null
+  instructions: string
+  settings: ConversationSettings
+  endSeq: number
+}
+
+/** Reads the context of a claimed run; null when its conversation is gone. */
+export async function loadTurn(sql: Sql, run: ClaimedRun): Promise<TurnContext | null> {
+  const [row] = await sql<Row[]>`
+    select a.model as "agentModel", a.instructions, c.settings, c.end_seq as "endSeq"
+    from conversations c join agents a on a.organization_id = c.organization_id and a.id = c.agent_id
+    where c.organization_id = ${run.organizationId} and c.id = ${run.conversationId}`
+  if (!row) return null
+  const messages = await attachFiles(sql, { ...run, messages: await loadHistory(sql, run) })
+  const base = { model: row.settings.model ?? row.agentModel, instructions: row.instructions, messages }
+  if (run.attempt <= 1 && run.fence <= 1) {
+    return { ...base, missingText: '', partialText: '', text: '', hasSavedText: false, usage: NO_USAGE }
+  }
+  const saved = await readSavedTexts(sql, run)
+  const streamed = await readStreamedText(sql, { ...run, afterSeq: row.endSeq })
+  const { missing, partial } = findResumePoint(saved, streamed)
+  return {
+    ...base,
+    missingText: missing,
+    partialText: partial,
+    text: streamed + missing,
+    hasSavedText: joinSteps(saved) !== '',
+    usage: await readSavedUsage(sql, run),
+  }
+}
+
+const NO_USAGE: RunUsage = { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 }
+
+/** Notes which replica works for the conversation now, so that its next run goes to the same worker. */
+export async function noteWorker(sql: Sql, run: ClaimedRun, replica: string): Promise<void> {
+  await sql`
+    update conversations set worker_replica = ${replica}
+    where organization_id = ${run.organizationId} and id = ${run.conversationId}
+      and worker_replica is distinct from ${replica}`
+}

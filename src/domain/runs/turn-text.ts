@@ -1,0 +1,66 @@
+import type { Sql } from '../../db/client.ts'
+import type { RunUsage } from '../../db/tables.ts'
+import { readLog } from '../../sse/event-log.ts'
+import { parseEventLines } from '../../sse/frames.ts'
+
+/** Rows of the log read at a time. */
+const ROWS_MAX = 256
+
+/**
+ * Everything that was streamed as the answer to a message so far: what lies in the log after `afterSeq`, then what
+ * still waits on the queue. Called where nothing can be added meanwhile: under the conversation's lock, or by the
+ * run's new holder.
+ */
+export async function readStreamedText(
+  sql: Sql,
+  args: { organizationId: string; conversationId: string; afterSeq: number; messageId: string },
+): Promise<string> {
+  let text = ''
+  let after = args.afterSeq
+  for (;;) {
+    const rows = await readLog(sql, { ...args, after }, ROWS_MAX)
+    for (const row of rows) text += deltasOf(row.events, args.messageId)
+    if (rows.length < ROWS_MAX) break
+    after = rows.at(-1)!.lastSeq
+  }
+  const waiting = await sql<{ events: string }[]>`
+    select events from thread_response
+    where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId} order by id`
+  return text + waiting.map((row) => deltasOf(row.events, args.messageId)).join('')
+}
+
+function deltasOf(lines: string, messageId: string): string {
+  return parseEventLines(lines, 0)
+    .filter((event) => event.name === 'output')
+    .map((event) => JSON.parse(event.data) as { content: string; messageId: string })
+    .filter((data) => data.messageId === messageId)
+    .map((data) => data.content)
+    .join('')
+}
+
+/** Texts of the steps that a run has saved, in order. */
+export async function readSavedTexts(
+  sql: Sql,
+  run: { organizationId: string; conversationId: string; id: string },
+): Promise<string[]> {
+  const rows = await sql<{ text: string }[]>`
+    select text from messages
+    where organization_id = ${run.organizationId} and conversation_id = ${run.conversationId}
+      and run_id = ${run.id} and role = 'assistant'
+    order by turn, position`
+  return rows.map((row) => row.text)
+}
+
+/** What the steps that a run has saved cost together. */
+export async function readSavedUsage(
+  sql: Sql,
+  run: { organizationId: string; conversationId: string; id: string },
+): Promise<RunUsage> {
+  const [row] = await sql<RunUsage[]>`
+    select coalesce(sum((usage->>'inputTokens')::bigint), 0)::bigint as "inputTokens",
+      coalesce(sum((usage->>'outputTokens')::bigint), 0)::bigint as "outputTokens",
+      coalesce(sum((usage->>'cachedInputTokens')::bigint), 0)::bigint as "cachedInputTokens"
+    from messages where organization_id = ${run.organizationId} and conversation_id = ${run.conversationId}
+      and run_id = ${run.id} and usage is not null`
+  return row!
+}

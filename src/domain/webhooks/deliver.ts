@@ -1,0 +1,172 @@
+import type { GuardedFetch, OutboundResult } from '../../adapters/outbound/contract.ts'
+import type { Sql } from '../../db/client.ts'
+import { backoffMs } from '../../lib/backoff.ts'
+import { errorLine } from '../../lib/errors.ts'
+import type { Logger } from '../../lib/logger.ts'
+import { createLoop, type Loop } from '../../lib/loop.ts'
+import {
+  buryCall,
+  type ClaimedCall,
+  claimCalls,
+  completeCall,
+  type Lane,
+  postponeCall,
+  promoteDueCalls,
+  readReadyLanes,
+} from '../../queue/outbox.ts'
+import { chooseLanes } from './lanes.ts'
+import { signWebhook, webhookSigningKey } from './signature.ts'
+
+const KIND = 'webhook'
+/** Calls at once on this replica. */
+const CONCURRENCY = 8
+/** Far longer than a call can take, so that it lapses only when its holder died or was frozen. */
+const LEASE_MS = 60_000
+/** With the waits below the last try comes about fifty minutes after the first. */
+const ATTEMPTS_MAX = 12
+const BACKOFF = { baseMs: 2_000, maxMs: 3_600_000 }
+/** Lanes that one look goes through: a few milliseconds. */
+const LANES_MAX = 200
+
+export interface WebhookDelivererDeps {
+  sql: Sql
+  log: Logger
+  fetch: GuardedFetch
+  /** `JWT_SECRET`. */
+  signingSecret: string
+}
+
+export interface WebhookDelivererOptions {
+  pollMs: number
+  concurrency?: number
+  leaseMs?: number
+  attemptsMax?: number
+}
+
+/**
+ * Makes the webhook calls that are owed, those of every replica. Each call is tried until it is answered 2xx, at most
+ * `attemptsMax` times; 410 ends it at once; what is given up becomes a dead letter.
+ *
+ * **At least once:** when a process dies between the call and its record, or its connection to the database does, the
+ * call is made again with the same `x-lobu-delivery`, by which receivers tell a repetition. Without such an end it is
+ * made once, however many replicas there are. No order is promised.
+ *
+ * One organization, or one host, gets at most half of the places, and one organization's calls to one host a quarter.
+ * `stop` waits for the calls under way, which the bounds of `fetch` end.
+ */
+export function createWebhookDeliverer(deps: WebhookDelivererDeps, options: WebhookDelivererOptions): Loop {
+  const { sql, log } = deps
+  const { concurrency = CONCURRENCY, leaseMs = LEASE_MS, attemptsMax = ATTEMPTS_MAX } = options
+  const half = Math.max(1, Math.floor(concurrency / 2))
+  const limits = { organizationMax: half, hostMax: half, laneMax: Math.max(1, Math.floor(concurrency / 4)) }
+  const underWay = new Map<Lane, Promise<void>>()
+  let position: Lane | null = null
+  const loop = createLoop({ log }, { name: 'webhooks', everyMs: options.pollMs, pass })
+
+  /** Fills the free places. Lanes take turns: it goes on behind the last one that was served, once around at most. */
+  async function pass(): Promise<boolean> {
+    const free = concurrency - underWay.size
+    if (free === 0) return false
+    const morePromotable = await promoteDueCalls(sql)
+    const after = position
+    const look = await readReadyLanes(sql, { kind: KIND, after, lanesMax: LANES_MAX, perLaneMax: limits.laneMax })
+    const lanes = chooseLanes(look.lanes, underWay.keys(), { ...limits, free })
+    const calls = lanes.length === 0 ? [] : await claimCalls(sql, { kind: KIND, lanes, leaseMs })
+    for (const call of calls) underWay.set(call, deliver(call))
+    position = calls.length === free ? lanes.at(-1)! : look.last
+    return calls.length < free && (morePromotable || position !== null || after !== null)
+  }
+
+  async function deliver(call: ClaimedCall) {
+    const startedAt = performance.now()
+    const ids = {
+      organizationId: call.organizationId,
+      deliveryId: call.id,
+      attempt: call.attempt,
+      host: call.targetHost,
+    }
+    try {
+      const outcome = await attemptCall(deps, call, { attemptsMax })
+      const line = { ...ids, ...outcome, durationMs: Math.round(performance.now() - startedAt) }
+      log[LEVELS[outcome.outcome]](line, 'webhook')
+    } catch (error) {
+      log.warn({ ...ids, outcome: 'unrecorded', err: errorLine(error) }, 'webhook: it is repeated when its lease ends')
+    } finally {
+      underWay.delete(call)
+      loop.ring()
+    }
+  }
+
+  return {
+    ...loop,
+    async stop() {
+      await loop.stop()
+      await Promise.all(underWay.values())
+    },
+  }
+}
+
+type Outcome = 'delivered' | 'postponed' | 'given_up' | 'superseded'
+
+/** `superseded`: another process took the call over meanwhile, because this one was silent past its lease. */
+const LEVELS = { delivered: 'info', postponed: 'warn', given_up: 'error', superseded: 'warn' } as const
+
+interface Recorded {
+  outcome: Outcome
+  status?: number
+  fault?: string
+  retryInMs?: number
+}
+
+/** One try and its record. No transaction is open while the call is made. */
+async function attemptCall(
+  deps: WebhookDelivererDeps,
+  call: ClaimedCall,
+  { attemptsMax }: { attemptsMax: number },
+): Promise<Recorded> {
+  const { sql } = deps
+  // Its last try was claimed and never came to an end: it may be what kills its process, so it is not made again.
+  if (call.attempt > attemptsMax) {
+    const error = 'the last try did not come to an end'
+    const held = await buryCall(sql, call, { error, attempts: attemptsMax })
+    return { outcome: held ? 'given_up' : 'superseded', fault: error }
+  }
+  const result = await post(deps, call)
+  if (result.ok) return { outcome: (await completeCall(sql, call)) ? 'delivered' : 'superseded', status: result.status }
+
+  const told = {
+    fault: `${result.reason}: ${result.message}`,
+    ...(result.reason === 'status' ? { status: result.status } : {}),
+  }
+  if (call.attempt >= attemptsMax || told.status === 410) {
+    const held = await buryCall(sql, call, { error: told.fault, attempts: call.attempt })
+    return { ...told, outcome: held ? 'given_up' : 'superseded' }
+  }
+  const retryInMs = delayOf(call.attempt, result)
+  const held = await postponeCall(sql, call, { delayMs: retryInMs })
+  return { ...told, outcome: held ? 'postponed' : 'superseded', retryInMs }
+}
+
+function post({ fetch, signingSecret }: WebhookDelivererDeps, call: ClaimedCall): Promise<OutboundResult> {
+  const body = JSON.stringify(call.payload)
+  const key = webhookSigningKey(signingSecret, call.organizationId)
+  return fetch({
+    url: call.target,
+    method: 'POST',
+    headers: {
+      'content-type': 'application/json',
+      'user-agent': 'lobu',
+      'x-lobu-event': 'run.ended',
+      'x-lobu-delivery': call.id,
+      'x-lobu-attempt': String(call.attempt),
+      'x-lobu-signature': signWebhook(key, { body, unixSeconds: Math.floor(Date.now() / 1000) }),
+    },
+    body,
+  })
+}
+
+/** Never sooner than the receiver asked for, as long as it asks for no more than our longest wait. */
+function delayOf(attempt: number, result: OutboundResult & { ok: false }): number {
+  const asked = result.reason === 'status' ? (result.retryAfterMs ?? 0) : 0
+  return Math.max(backoffMs(attempt, BACKOFF), Math.min(asked, BACKOFF.maxMs))
+}

@@ -1,0 +1,83 @@
+import type { Database } from './db/client.ts'
+import type { Notifier } from './db/notify.ts'
+import type { Signals } from './domain/signals.ts'
+import { decodeHints, encodeHints } from './sse/hints.ts'
+import { channelKey, type Tail } from './sse/tail.ts'
+import type { Runner } from './workers/runner.ts'
+
+/** Fixed and few: every listener of the database is woken by every notification on a channel it listens to. */
+const EVENTS = 'lobu_events'
+const RUNS = 'lobu_runs'
+const CONTROL = 'lobu_control'
+
+export interface LocalParts {
+  tail: Tail
+  runner: Pick<Runner, 'ring' | 'stopRun' | 'forget'>
+}
+
+/**
+ * The signals of this replica: what concerns it is done at once, without a round trip, and the other replicas hear of it
+ * by NOTIFY after the commit. `parts` is asked when a signal comes, since the parts themselves need the signals.
+ */
+export function createSignals(
+  deps: { notifier: Notifier; parts(): LocalParts },
+  { replica }: { replica: string },
+): Signals {
+  return {
+    published(events) {
+      deps.parts().tail.offer(events)
+      for (const payload of encodeHints(events)) deps.notifier.ring(EVENTS, payload)
+    },
+    runReady(preferredReplica) {
+      if (preferredReplica === undefined || preferredReplica === replica) deps.parts().runner.ring()
+      if (preferredReplica !== replica) deps.notifier.ring(RUNS, preferredReplica ?? '')
+    },
+    runEnded(runId) {
+      deps.parts().runner.stopRun(runId)
+      deps.notifier.ring(CONTROL, `run ${runId}`)
+    },
+    conversationEnded({ organizationId, conversationId }) {
+      const key = channelKey(organizationId, conversationId)
+      deps.parts().tail.suspect(key)
+      deps.parts().runner.forget(key)
+      deps.notifier.ring(CONTROL, `conversation ${key}`)
+    },
+  }
+}
+
+/**
+ * Hears the signals of the other replicas. After every (re)LISTEN everything is looked at again, since what rang
+ * meanwhile rang for nobody. Returns how to stop hearing.
+ */
+export async function hearSignals(
+  db: Database,
+  { tail, runner }: LocalParts,
+  { replica }: { replica: string },
+): Promise<() => Promise<void>> {
+  const stops = [
+    await db.listen(
+      EVENTS,
+      (payload) => {
+        const { rows, bare } = decodeHints(payload)
+        tail.offer(rows)
+        for (const key of bare) tail.suspect(channelKey(key.organizationId, key.conversationId))
+      },
+      () => tail.suspect(),
+    ),
+    await db.listen(RUNS, (payload) => (payload === '' || payload === replica) && runner.ring(), runner.ring),
+    await db.listen(
+      CONTROL,
+      (payload) => {
+        const [kind, name = ''] = payload.split(' ')
+        if (kind === 'run') runner.stopRun(name)
+        if (kind !== 'conversation') return
+        tail.suspect(name)
+        runner.forget(name)
+      },
+      () => {},
+    ),
+  ]
+  return async () => {
+    for (const stop of stops) await stop()
+  }
+}

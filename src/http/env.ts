@@ -1,0 +1,27 @@
+import type { HttpBindings } from '@hono/node-server'
+import type { Context } from 'hono'
+import type { Actor } from '../domain/accounts/actor.ts'
+import type { Logger } from '../lib/logger.ts'
+
+/** What every handler finds in its context. `middleware/context.ts` sets all but `actor`. */
+export interface Env {
+  /** Node's own request and response; absent when a test calls `app.request()` without a server. */
+  Bindings: HttpBindings
+  Variables: {
+    /** The caller's `x-request-id` when it is a sane one, else ours. Sent back in that header. */
+    requestId: string
+    /** Writes `requestId` on every line. */
+    log: Logger
+    /** W3C trace context of the caller, only when well-formed. https://www.w3.org/TR/trace-context/ */
+    traceparent: string | undefined
+    /** Ids that the request's log line will name; add with `addLogFields`. */
+    logFields: Record<string, string | number | boolean>
+    /** Who asks. Set by the authentication middleware, so present behind it. */
+    actor?: Actor
+  }
+}
+
+/** Paths of the agent API; its errors carry `success: false`. */
+export function isAgentApi(c: Context<Env>): boolean {
+  return c.req.path.startsWith('/api/v1/')
+}

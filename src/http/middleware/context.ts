@@ -1,0 +1,44 @@
+import { randomUUID } from 'node:crypto'
+import type { ServerResponse } from 'node:http'
+import type { Context, MiddlewareHandler } from 'hono'
+import type { Logger } from '../../lib/logger.ts'
+import type { Env } from '../env.ts'
+import { logRequest } from '../request-log.ts'
+
+/** Long enough for a UUID or a trace id with a prefix, and nothing that could forge a log line. */
+const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/
+/** https://www.w3.org/TR/trace-context/#traceparent-header; ids of all zeros are invalid there. */
+const TRACEPARENT = /^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/
+
+/**
+ * The one middleware that every request passes: request id, logger, trace context, security headers, access log.
+ * One and not five, because each layer of `await next()` costs more than all that is done here.
+ */
+export function context({ log }: { log: Logger }): MiddlewareHandler<Env> {
+  return async (c, next) => {
+    const startedAt = performance.now()
+    const given = c.req.header('x-request-id')
+    const requestId = given !== undefined && REQUEST_ID.test(given) ? given : `req_${randomUUID()}`
+    const traceparent = c.req.header('traceparent')
+    c.set('requestId', requestId)
+    c.set('log', log.child({ requestId }))
+    c.set('traceparent', traceparent !== undefined && TRACEPARENT.test(traceparent) ? traceparent : undefined)
+    c.set('logFields', {})
+    setHeaders(c, requestId)
+    await next()
+    logRequest(c, log, startedAt)
+  }
+}
+
+/**
+ * Set on Node's response, which also reaches event streams and keeps Hono's cheap path for plain JSON. A handler that
+ * sets one of them itself, as the HTML pages do with their own content security policy, wins.
+ */
+function setHeaders(c: Context<Env>, requestId: string): void {
+  const outgoing = c.env?.outgoing as ServerResponse | undefined
+  const set = (name: string, value: string) => (outgoing ? outgoing.setHeader(name, value) : c.header(name, value))
+  set('x-request-id', requestId)
+  set('x-content-type-options', 'nosniff')
+  set('referrer-policy', 'no-referrer')
+  set('content-security-policy', "frame-ancestors 'none'")
+}

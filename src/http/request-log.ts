@@ -1,0 +1,54 @@
+import type { ServerResponse } from 'node:http'
+import type { Context } from 'hono'
+import { matchedRoutes } from 'hono/route'
+import type { Logger } from '../lib/logger.ts'
+import type { Env } from './env.ts'
+
+/** Adds ids and outcomes to the request's one log line. Never tokens, message text or query parameters. */
+export function addLogFields(c: Context<Env>, fields: Record<string, string | number | boolean>): void {
+  Object.assign(c.get('logFields') ?? {}, fields)
+}
+
+/**
+ * Writes the request's line once its handler is done; for an event stream, which the handler has taken over by
+ * writing to Node's response itself, one line now and one when it closes.
+ */
+export function logRequest(c: Context<Env>, log: Logger, startedAt: number): void {
+  const outgoing = c.env?.outgoing as ServerResponse | undefined
+  const takenOver = outgoing?.headersSent === true
+  const route = routeOf(c)
+  const level = isProbe(route) ? 'debug' : 'info'
+  if (!log.isLevelEnabled(level)) return
+  const line = {
+    requestId: c.get('requestId'),
+    method: c.req.method,
+    route,
+    ...actorIds(c),
+    ...c.get('logFields'),
+    status: takenOver ? outgoing.statusCode : c.res.status,
+    ms: elapsed(startedAt),
+  }
+  log[level](line, takenOver ? 'stream opened' : 'request')
+  if (!takenOver) return
+  outgoing.once('close', () => log.info({ ...line, ms: elapsed(startedAt) }, 'stream closed'))
+}
+
+/** The pattern of the endpoint, or of the middleware that came furthest: a label of few values, whatever paths come in. */
+function routeOf(c: Context<Env>): string {
+  const matched = matchedRoutes(c)
+  return (matched.findLast(({ method }) => method !== 'ALL') ?? matched.at(-1))?.path ?? ''
+}
+
+/** Probes and scrapes come every few seconds and say nothing while all is well. */
+function isProbe(route: string): boolean {
+  return route.startsWith('/health') || route === '/metrics'
+}
+
+function actorIds(c: Context<Env>) {
+  const actor = c.get('actor')
+  return actor && { org: actor.organizationSlug, user: actor.userId, credential: actor.kind }
+}
+
+function elapsed(startedAt: number): number {
+  return Math.round((performance.now() - startedAt) * 10) / 10
+}

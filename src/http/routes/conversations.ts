@@ -1,0 +1,212 @@
+import { createRoute, z } from '@hono/zod-openapi'
+import type { Sql } from '../../db/client.ts'
+import type { SessionTokens } from '../../domain/accounts/session-token.ts'
+import { listAgents } from '../../domain/agents/agents.ts'
+import { endConversation } from '../../domain/conversations/end.ts'
+import { getConversation } from '../../domain/conversations/get.ts'
+import { openConversation } from '../../domain/conversations/open.ts'
+import type { Signals } from '../../domain/signals.ts'
+import { hasOpenStream } from '../../sse/presence.ts'
+import { actorOf } from '../actor.ts'
+import { BEARER } from '../openapi.ts'
+import { createRouter, errors, type Router } from '../router.ts'
+
+const Name = z.string().min(1).max(255)
+const Domains = z.array(z.string().min(1).max(253)).max(200)
+
+const OpenConversation = z
+  .object({
+    agentId: Name.optional().openapi({ description: 'Agent to talk to; the default agent when left out' }),
+    userId: Name.optional().openapi({ description: "The caller's own name for its user" }),
+    thread: Name.optional().openapi({ description: 'Separates conversations of one user; the same names resume' }),
+    forceNew: z.boolean().default(false),
+    dryRun: z.boolean().default(false).openapi({ description: 'Checks everything and stores nothing' }),
+    model: Name.optional().openapi({ example: 'anthropic/claude-sonnet-4-5' }),
+    provider: Name.optional(),
+    networkConfig: z.object({ allowedDomains: Domains.optional(), deniedDomains: Domains.optional() }).optional(),
+    mcpServers: z.record(Name, z.looseObject({ url: z.url().optional(), type: z.string().optional() })).optional(),
+  })
+  .openapi('OpenConversation')
+
+const Conversation = z
+  .object({
+    success: z.literal(true),
+    agentId: z.string().openapi({ description: 'The conversation id, as the next calls take it in their path' }),
+    conversationId: z.string(),
+    token: z.string().openapi({ description: 'Session token: good for this conversation alone, 24 hours' }),
+    expiresAt: z.number().openapi({ description: 'Epoch milliseconds' }),
+    sseUrl: z.string(),
+    messagesUrl: z.string(),
+  })
+  .openapi('Conversation')
+
+const ConversationStatus = z
+  .object({
+    success: z.literal(true),
+    agent: z.object({
+      agentId: z.string(),
+      userId: z.string(),
+      status: z.enum(['idle', 'running']),
+      createdAt: z.number(),
+      lastActivity: z.number(),
+      hasActiveConnection: z.boolean(),
+    }),
+  })
+  .openapi('ConversationStatus')
+
+const AgentList = z
+  .object({
+    agents: z.array(
+      z.object({
+        agentId: z.string(),
+        name: z.string(),
+        description: z.string(),
+        createdAt: z.number(),
+        lastUsedAt: z.number().nullable(),
+        channelCount: z.number(),
+      }),
+    ),
+  })
+  .openapi('AgentList')
+
+export const ConversationId = z.object({
+  id: z
+    .string()
+    .min(1)
+    .max(128)
+    .openapi({ param: { name: 'id', in: 'path' }, description: 'Conversation id' }),
+})
+
+const tags = ['Conversations']
+
+const open = createRoute({
+  method: 'post',
+  path: '/api/v1/agents',
+  tags,
+  summary: 'Open or resume a conversation with an agent',
+  request: { body: { required: false, content: { 'application/json': { schema: OpenConversation } } } },
+  security: BEARER,
+  responses: {
+    200: { description: 'What would be opened (dryRun)', content: { 'application/json': { schema: Conversation } } },
+    201: { description: 'Open', content: { 'application/json': { schema: Conversation } } },
+    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'payload_too_large', 'model_unavailable'),
+  },
+})
+
+const list = createRoute({
+  method: 'get',
+  path: '/api/v1/agents',
+  tags,
+  summary: 'The agents of the organization',
+  request: {
+    query: z.object({ limit: z.coerce.number().int().min(1).max(500).default(200), after: Name.optional() }),
+  },
+  security: BEARER,
+  responses: {
+    200: { description: 'Agents', content: { 'application/json': { schema: AgentList } } },
+    ...errors('unauthenticated', 'forbidden'),
+  },
+})
+
+const get = createRoute({
+  method: 'get',
+  path: '/api/v1/agents/{id}',
+  tags,
+  summary: 'How a conversation stands',
+  request: { params: ConversationId },
+  security: BEARER,
+  responses: {
+    200: { description: 'Status', content: { 'application/json': { schema: ConversationStatus } } },
+    ...errors('unauthenticated', 'not_found'),
+  },
+})
+
+const end = createRoute({
+  method: 'delete',
+  path: '/api/v1/agents/{id}',
+  tags,
+  summary: 'End a conversation: its runs, its workers and its streams, wherever they are',
+  request: { params: ConversationId },
+  security: BEARER,
+  responses: {
+    200: {
+      description: 'Ended',
+      content: { 'application/json': { schema: z.object({ success: z.literal(true) }).openapi('Done') } },
+    },
+    ...errors('unauthenticated', 'not_found'),
+  },
+})
+
+export interface ConversationRouteDeps {
+  sql: Sql
+  signals: Signals
+  tokens: SessionTokens
+  publicUrl: string
+  /** @throws AppError when the gateway cannot use this model. */
+  resolveModel(name: string | null): { provider: string; modelId: string }
+}
+
+/** Opening, looking at and ending conversations. The published paths call a conversation an agent. */
+export function conversationRoutes(deps: ConversationRouteDeps): Router {
+  return createRouter()
+    .openapi(open, async (c) => {
+      const actor = actorOf(c)
+      const { model, provider, networkConfig, mcpServers, ...rest } = c.req.valid('json') ?? OpenConversation.parse({})
+      const named = toModelName(model, provider)
+      if (named) deps.resolveModel(named)
+      const settings = {
+        ...(named ? { model: named } : {}),
+        ...(networkConfig ? { networkConfig: withoutUndefined(networkConfig) } : {}),
+        ...(mcpServers ? { mcpServers } : {}),
+      }
+      const { conversationId, agentId, userId } = await openConversation(deps.sql, { actor, ...rest, settings })
+      const { organizationId, organizationSlug } = actor
+      const session = await deps.tokens.sign({ organizationId, organizationSlug, agentId, userId, conversationId })
+      const url = `${deps.publicUrl}/api/v1/agents/${conversationId}`
+      const body = { success: true as const, agentId: conversationId, conversationId, ...session }
+      return c.json({ ...body, sseUrl: `${url}/events`, messagesUrl: `${url}/messages` }, rest.dryRun ? 200 : 201)
+    })
+    .openapi(list, async (c) => {
+      const agents = await listAgents(deps.sql, { actor: actorOf(c), ...c.req.valid('query') })
+      return c.json({ agents: agents.map(toListed) }, 200)
+    })
+    .openapi(get, async (c) => {
+      const conversation = await getConversation(deps.sql, {
+        actor: actorOf(c),
+        conversationId: c.req.valid('param').id,
+      })
+      const { organizationId, id } = conversation
+      const agent = {
+        agentId: id,
+        userId: conversation.userId,
+        status: conversation.openRuns > 0 ? ('running' as const) : ('idle' as const),
+        createdAt: conversation.createdAt.getTime(),
+        lastActivity: conversation.lastActivityAt.getTime(),
+        hasActiveConnection: await hasOpenStream(deps.sql, { organizationId, conversationId: id }),
+      }
+      return c.json({ success: true as const, agent }, 200)
+    })
+    .openapi(end, async (c) => {
+      await endConversation(deps, { actor: actorOf(c), conversationId: c.req.valid('param').id })
+      return c.json({ success: true as const }, 200)
+    })
+}
+
+function toModelName(model: string | undefined, provider: string | undefined): string | undefined {
+  return model !== undefined && provider !== undefined ? `${provider}/${model}` : (model ?? undefined)
+}
+
+function toListed(agent: Awaited<ReturnType<typeof listAgents>>[number]) {
+  return {
+    agentId: agent.agentId,
+    name: agent.name,
+    description: agent.description,
+    createdAt: agent.createdAt.getTime(),
+    lastUsedAt: agent.lastUsedAt?.getTime() ?? null,
+    channelCount: 0,
+  }
+}
+
+function withoutUndefined<T extends object>(value: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(value).filter(([, inner]) => inner !== undefined)) as never
+}

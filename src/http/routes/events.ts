@@ -1,0 +1,42 @@
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import { createRoute, z } from '@hono/zod-openapi'
+import type { Sql } from '../../db/client.ts'
+import { followConversation } from '../../domain/conversations/follow.ts'
+import type { SseManager } from '../../sse/manager.ts'
+import { actorOf } from '../actor.ts'
+import { BEARER } from '../openapi.ts'
+import { addLogFields } from '../request-log.ts'
+import { createRouter, errors, type Router } from '../router.ts'
+import { ConversationId } from './conversations.ts'
+
+const Position = z.string().max(32).optional()
+
+const events = createRoute({
+  method: 'get',
+  path: '/api/v1/agents/{id}/events',
+  tags: ['Messages'],
+  summary: 'Follow a conversation by server-sent events; resumes behind Last-Event-ID on any replica',
+  request: {
+    params: ConversationId,
+    headers: z.object({ 'last-event-id': Position }),
+    query: z.object({ lastEventId: Position }),
+  },
+  security: BEARER,
+  responses: {
+    200: { description: 'Events until the client goes', content: { 'text/event-stream': { schema: z.string() } } },
+    ...errors('invalid_request', 'unauthenticated', 'not_found', 'too_many_streams', 'draining'),
+  },
+})
+
+/** The event stream. Everything is decided before the first byte; from there on the stream belongs to `SseManager`. */
+export function eventRoutes(deps: { sql: Sql; sse: SseManager }): Router {
+  return createRouter().openapi(events, async (c) => {
+    const conversationId = c.req.valid('param').id
+    const lastEventId = c.req.valid('header')['last-event-id'] ?? c.req.valid('query').lastEventId
+    deps.sse.admit()
+    const following = await followConversation(deps.sql, { actor: actorOf(c), conversationId, lastEventId })
+    addLogFields(c, { conversationId })
+    deps.sse.attach(c.env.outgoing as never, following)
+    return RESPONSE_ALREADY_SENT as never
+  })
+}

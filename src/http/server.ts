@@ -1,0 +1,145 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { getRequestListener, RequestError } from '@hono/node-server'
+import { errorLine } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { answerBeforeBody, continueOnFirstRead } from './early-end.ts'
+import type { Router } from './router.ts'
+
+/** Above the 60 s after which common load balancers drop an idle connection: they must be the ones that close it. */
+const KEEP_ALIVE_MS = 75_000
+/** From the first byte of a request to the end of its headers. */
+const HEADERS_MS_MAX = 30_000
+/** Room for large cookies and tokens; Node's default of 16 KiB is easily met behind identity proxies. */
+const HEADER_BYTES_MAX = 32_768
+/** Connections that the kernel completes before we accept them: a burst of reconnecting streams must fit. */
+const BACKLOG = 4_096
+
+export interface HttpServer {
+  readonly name: string
+  /** Listens; resolves with the port, which is a free one when 0 was asked for. @throws Error with what to do about it. */
+  start(): Promise<number>
+  /** Takes no new connections, closes idle ones, and ends each active one after its response. */
+  stopAccepting(): void
+  /** `stopAccepting`, then waits up to `graceMs` for active requests and cuts what is left. May be called twice or first. */
+  stop(options?: { graceMs: number }): Promise<void>
+}
+
+/**
+ * The one HTTP server. Requests have no time limit, since event streams last for hours: headers have one here, bodies
+ * where they are read (`body.ts`, `multipart.ts`).
+ */
+export function createHttpServer(
+  { app, log }: { app: Router; log: Logger },
+  { port, host }: { port: number; host: string },
+): HttpServer {
+  const active = new Set<ServerResponse>()
+  let closed: Promise<void> | undefined
+  let stopped: Promise<void> | undefined
+
+  const listener = getRequestListener(app.fetch, {
+    errorHandler: (error) => refuseUnroutable(error, log),
+    autoCleanupIncoming: false,
+  })
+  const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, maxHeaderSize: HEADER_BYTES_MAX, requestTimeout: 0 })
+  server.headersTimeout = HEADERS_MS_MAX
+  server.on('request', (incoming, outgoing) => handle(incoming, outgoing, () => true))
+  server.on('checkContinue', (incoming, outgoing) => {
+    handle(incoming, outgoing, continueOnFirstRead(incoming, outgoing))
+  })
+  server.on('clientError', (error, socket) => {
+    // In the middle of a response there is no place for another one.
+    const answering = [...active].some((outgoing) => outgoing.socket === socket && outgoing.headersSent)
+    answerClientError(error, socket, answering)
+  })
+
+  function handle(incoming: IncomingMessage, outgoing: ServerResponse, isBodyWanted: () => boolean) {
+    active.add(outgoing)
+    outgoing.on('close', forget)
+    if (closed) outgoing.shouldKeepAlive = false
+    if (announcesBody(incoming)) answerBeforeBody({ incoming, outgoing }, isBodyWanted)
+    void listener(incoming, outgoing)
+  }
+
+  function forget(this: ServerResponse) {
+    active.delete(this)
+    // Its headers may have promised keep-alive before we knew; the connection counts as idle only after this event.
+    if (closed) setImmediate(() => server.closeIdleConnections())
+  }
+
+  function stopAccepting(): Promise<void> {
+    // The callback comes when the last connection is gone, or at once when the server never listened.
+    closed ??= new Promise((resolve) => server.close(() => resolve()))
+    for (const outgoing of active) if (!outgoing.headersSent) outgoing.shouldKeepAlive = false
+    return closed
+  }
+
+  async function stop(graceMs: number) {
+    const timer = setTimeout(() => server.closeAllConnections(), graceMs)
+    await stopAccepting()
+    clearTimeout(timer)
+  }
+
+  return {
+    name: 'http',
+    start: () => listen(server, { port, host, log }),
+    stopAccepting: () => void stopAccepting(),
+    stop({ graceMs } = { graceMs: 5_000 }) {
+      stopped ??= stop(graceMs)
+      return stopped
+    },
+  }
+}
+
+function listen(server: Server, { port, host, log }: { port: number; host: string; log: Logger }): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const refused = (error: NodeJS.ErrnoException) => reject(listenError(error, { port, host }))
+    server.once('error', refused)
+    server.listen({ port, host, backlog: BACKLOG }, () => {
+      server.off('error', refused)
+      server.on('error', (error) => log.error({ err: errorLine(error) }, 'http server failed'))
+      resolve((server.address() as AddressInfo).port)
+    })
+  })
+}
+
+function listenError(error: NodeJS.ErrnoException, { port, host }: { port: number; host: string }): Error {
+  const sentences: Record<string, string> = {
+    EADDRINUSE: `Port ${port} on ${host} is already in use. Stop the program that uses it, or set PORT to another port.`,
+    EACCES: `This user may not listen on port ${port}. Set PORT to a port above 1023.`,
+    EADDRNOTAVAIL: `${host} is not an address of this machine. Set HOST to one that is, or to 0.0.0.0.`,
+    ENOTFOUND: `The host name ${host} cannot be resolved. Set HOST to an address of this machine.`,
+  }
+  const sentence = sentences[error.code ?? '']
+  return sentence ? new Error(sentence, { cause: error }) : error
+}
+
+function announcesBody({ headers }: IncomingMessage): boolean {
+  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0'
+}
+
+/** What fails before Hono has a request to answer: a broken Host header or URL. All else is a bug of ours. */
+function refuseUnroutable(error: unknown, log: Logger): Response {
+  if (error instanceof RequestError) {
+    return Response.json({ error: 'The URL or the Host header is malformed', code: 'invalid_request' }, { status: 400 })
+  }
+  log.error({ err: errorLine(error) }, 'request failed outside of its handler')
+  return Response.json({ error: 'Something went wrong on our side', code: 'internal' }, { status: 500 })
+}
+
+/** Bytes that are not HTTP, headers over the limit, headers that never end. The socket may be gone already. */
+function answerClientError(error: NodeJS.ErrnoException, socket: Duplex, answering: boolean): void {
+  if (answering || !socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
+  const [status, message] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? [431, `The request headers are larger than ${HEADER_BYTES_MAX} bytes`]
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? [408, 'The request headers took too long']
+        : [400, 'This is not valid HTTP']
+  const body = JSON.stringify({ error: message, code: 'invalid_request' })
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  )
+}

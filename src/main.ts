@@ -1,0 +1,45 @@
+#!/usr/bin/env node
+/**
+ * The one executable: reads the environment, runs a subcommand, exits with its code. What the subcommands need is loaded
+ * after the version check, because an old Node fails on it in ways that explain nothing.
+ */
+const NODE_MAJOR_MIN = 22
+
+const USAGE = `usage: lobu [command]
+
+  serve       run the gateway (default)
+  migrate     bring the database schema up to date and exit
+  bootstrap   make the first organization where it is missing, and a new API key, printed on standard output
+  version     print the version
+`
+
+async function main(): Promise<number> {
+  const [command = 'serve', ...rest] = process.argv.slice(2)
+  if (['help', '--help', '-h'].includes(command)) {
+    process.stdout.write(USAGE)
+    return 0
+  }
+  if (Number(process.versions.node.split('.')[0]) < NODE_MAJOR_MIN) {
+    console.error(
+      `Lobu needs Node ${NODE_MAJOR_MIN} or newer; this is ${process.versions.node}. "npm start" brings its own.`,
+    )
+    return 1
+  }
+  const { parseConfig } = await import('./config.ts')
+  const { commands } = await import('./commands/index.ts')
+  const run = commands[command]
+  if (!run || rest.length > 0) {
+    process.stderr.write(USAGE)
+    return 2
+  }
+  return run(parseConfig(process.env, { isTerminal: process.stdout.isTTY === true }))
+}
+
+main().then(
+  (code) => process.exit(code),
+  (error: unknown) => {
+    // Configuration and connection errors are sentences for a person; their stack would only hide them.
+    console.error(error instanceof Error ? error.message : error)
+    process.exit(1)
+  },
+)

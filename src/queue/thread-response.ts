@@ -1,0 +1,130 @@
+/**
+ * The way of a reply from the replica that produces it to the log that every replica reads.
+ *
+ *   insertReplies (fenced, batched) ──► thread_response ──publishReplies, any replica──► event_log
+ *
+ * Events travel as lines: `<name> <one-line JSON>`, joined by LF. Nobody on the way parses the JSON.
+ */
+import type { Sql } from '../db/client.ts'
+import { lazyCommit } from '../db/lazy-commit.ts'
+import type { FencedRun } from './runs.ts'
+
+/** Events of one run that were produced since its last batch. */
+export interface ReplyBatch extends FencedRun {
+  conversationId: string
+  /** 1 for a claim's first batch, then up by one. */
+  batch: number
+  eventCount: number
+  events: string
+}
+
+/** Consecutive events of one conversation, as they stand in the log. */
+export interface PublishedEvents {
+  organizationId: string
+  conversationId: string
+  firstSeq: number
+  lastSeq: number
+  events: string
+}
+
+/**
+ * Puts batches on the queue and returns the ids of the runs whose batch is stored.
+ *
+ * A batch is taken only while its claim of the run counts, and only as the claim's next one: when a connection dies
+ * before the answer, the same batch can be sent again. The run's row stays locked until this commits, so a new claim
+ * waits for it: whoever claims next sees every reply of the claim before, and none comes after (I5). The commit does
+ * not wait for the disk: nobody sees a reply before it is published, and that commit carries this one along.
+ */
+export async function insertReplies(sql: Sql, batches: ReplyBatch[]): Promise<Set<string>> {
+  const rows = await sql<{ id: string }[]>`
+    with given as materialized (
+      select * from unnest(${batches.map((b) => b.organizationId)}::text[], ${batches.map((b) => b.id)}::uuid[],
+        ${batches.map((b) => b.fence)}::bigint[], ${batches.map((b) => b.conversationId)}::text[],
+        ${batches.map((b) => b.batch)}::int[], ${batches.map((b) => b.eventCount)}::int[],
+        ${batches.map((b) => b.events)}::text[])
+        as x (organization_id, run_id, fence, conversation_id, batch, event_count, events)
+    ), held as (
+      update runs r set reply_batch = g.batch from given g
+      where r.organization_id = g.organization_id and r.id = g.run_id and r.fence = g.fence
+        and r.state = 'running' and r.reply_batch = g.batch - 1
+      returning r.id, g.organization_id, g.conversation_id, g.event_count, g.events
+    ), put as (
+      insert into thread_response (organization_id, conversation_id, event_count, events)
+      select organization_id, conversation_id, event_count, events from held
+    )
+    select id from held cross join ${lazyCommit(sql)}
+    union all
+    select r.id from given g join runs r on r.organization_id = g.organization_id and r.id = g.run_id
+    where r.fence = g.fence and r.reply_batch = g.batch`
+  return new Set(rows.map((row) => row.id))
+}
+
+/**
+ * Publishes waiting replies, oldest first: takes them off the queue and appends them to the log of their conversation
+ * under its next numbers, in one statement (I2). A conversation that another publisher holds at this moment is left to
+ * it. `afterId` skips rows that are known to be gone, whose dead versions a long transaction may keep in the index.
+ *
+ * @returns what was appended, and the lowest id that this pass looked at (0 when it found nothing).
+ */
+export async function publishReplies(
+  sql: Sql,
+  { rowsMax, afterId }: { rowsMax: number; afterId: number },
+): Promise<{ published: PublishedEvents[]; seen: number; lowestId: number }> {
+  const rows = await sql<(PublishedEvents & { seen: number; lowestId: number })[]>`
+    with head as materialized (
+      select id, organization_id, conversation_id from thread_response where id > ${afterId} order by id limit ${rowsMax}
+    ), held as materialized (
+      select c.organization_id, c.id, c.last_seq from conversations c
+      where (c.organization_id, c.id) in (select distinct organization_id, conversation_id from head)
+      for no key update skip locked
+    ), taken as (
+      delete from thread_response t using held c
+      where t.id = any(array(select id from head)) and t.organization_id = c.organization_id and t.conversation_id = c.id
+      returning t.id, t.organization_id, t.conversation_id, t.event_count, t.events, c.last_seq
+    ), packed as materialized (
+      select organization_id, conversation_id, last_seq + 1 as first_seq, last_seq + sum(event_count) as last_seq,
+        string_agg(events, E'\n' order by id) as events
+      from taken t group by organization_id, conversation_id, t.last_seq
+    ), appended as (
+      insert into event_log (organization_id, conversation_id, first_seq, last_seq, events)
+      select organization_id, conversation_id, first_seq, last_seq, events from packed
+    ), moved as (
+      update conversations c set last_seq = p.last_seq from packed p
+      where c.organization_id = p.organization_id and c.id = p.conversation_id
+    ), stats as (select count(*)::int as seen, coalesce(min(id), 0)::bigint as lowest from head)
+    select p.organization_id as "organizationId", p.conversation_id as "conversationId",
+      p.first_seq::bigint as "firstSeq", p.last_seq::bigint as "lastSeq", p.events,
+      s.seen as "seen", s.lowest as "lowestId"
+    from stats s left join packed p on true`
+  const published = rows.filter((row) => row.organizationId !== null)
+  return { published, seen: rows[0]?.seen ?? 0, lowestId: rows[0]?.lowestId ?? 0 }
+}
+
+/**
+ * Appends everything that waits for one conversation, and then `extra`, to its log. The caller's transaction holds the
+ * conversation's row and gives the last number it read there; it also writes the new one back.
+ */
+export async function publishConversation(
+  tx: Sql,
+  args: { organizationId: string; conversationId: string; lastSeq: number; extra: string[] },
+): Promise<PublishedEvents | null> {
+  const waiting = await tx<{ id: number; eventCount: number; events: string }[]>`
+    delete from thread_response
+    where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId}
+    returning id, event_count as "eventCount", events`
+  waiting.sort((a, b) => a.id - b.id)
+  const events = [...waiting.map((row) => row.events), ...args.extra].join('\n')
+  const count = waiting.reduce((sum, row) => sum + row.eventCount, 0) + args.extra.length
+  if (count === 0) return null
+  const appended = {
+    organizationId: args.organizationId,
+    conversationId: args.conversationId,
+    firstSeq: args.lastSeq + 1,
+    lastSeq: args.lastSeq + count,
+    events,
+  }
+  await tx`
+    insert into event_log (organization_id, conversation_id, first_seq, last_seq, events)
+    values (${appended.organizationId}, ${appended.conversationId}, ${appended.firstSeq}, ${appended.lastSeq}, ${events})`
+  return appended
+}

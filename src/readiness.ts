@@ -1,0 +1,96 @@
+import type { Database } from './db/client.ts'
+import type { Readiness } from './http/routes/health.ts'
+import type { Loop } from './lib/loop.ts'
+
+export type Phase = 'starting' | 'ok' | 'draining'
+
+export interface ReadinessDeps {
+  db: Database
+  phase(): Phase
+  /** What the schema lacks, newest check; empty when it is complete. */
+  schema(): { applied: number; known: number; behind: string[] } | null
+  loops: Loop[]
+  workers(): { workers: number; busy: number; warm: number; max: number; isolation: string }
+  streams(): number
+  facts: Record<string, unknown>
+}
+
+/** A database that does not answer within this time is down. */
+const PING_MS = 1_000
+/** Probes of many sources share one look. */
+const CACHE_MS = 500
+
+type Subsystem = Readiness['subsystems'][string]
+
+/**
+ * Reports every part by name, and never hangs: ready means that this replica can accept messages, work on them and
+ * serve streams now. A background loop counts by the age of its last good pass, so one that died shows (I14).
+ */
+export function createReadiness(deps: ReadinessDeps): () => Promise<Readiness> {
+  let cached: { at: number; report: Promise<Readiness> } | undefined
+
+  async function look(): Promise<Readiness> {
+    const phase = deps.phase()
+    const [database, about] = await Promise.all([checkDatabase(deps.db), describe(deps.db)])
+    const loops = Object.fromEntries(deps.loops.map((loop) => [loop.name, Math.round(loop.ageMs())]))
+    const subsystems: Record<string, Subsystem> = {
+      gateway: phase === 'ok' ? { state: 'ok' } : { state: phase },
+      database,
+      schema: checkSchema(deps.schema()),
+      queue: checkLoops(deps.loops, phase),
+      workers: { state: phase === 'starting' ? 'starting' : 'ok', detail: `isolation: ${deps.workers().isolation}` },
+      streams: { state: 'ok', detail: `${deps.streams()} open` },
+    }
+    const ready = Object.values(subsystems).every((part) => part.state === 'ok')
+    const schema = deps.schema()
+    return {
+      ready,
+      subsystems,
+      ...deps.facts,
+      database: about,
+      schemaVersion: schema?.applied ?? null,
+      listening: deps.db.listening(),
+      workers: deps.workers(),
+      loopAgesMs: loops,
+    }
+  }
+
+  return () => {
+    if (!cached || performance.now() - cached.at > CACHE_MS) cached = { at: performance.now(), report: look() }
+    return cached.report
+  }
+}
+
+async function checkDatabase(db: Database): Promise<Subsystem> {
+  try {
+    await db.ping(PING_MS)
+    return { state: 'ok' }
+  } catch {
+    return { state: 'down', detail: 'does not answer' }
+  }
+}
+
+async function describe(db: Database) {
+  const known = await Promise.race([
+    db.describe().catch(() => null),
+    new Promise<null>((resolve) => setTimeout(resolve, PING_MS, null).unref()),
+  ])
+  return {
+    kind: db.kind,
+    version: known?.version ?? null,
+    vector: known?.vector ?? null,
+    pooler: known?.pooler ?? null,
+  }
+}
+
+function checkSchema(schema: ReturnType<ReadinessDeps['schema']>): Subsystem {
+  if (!schema) return { state: 'starting' }
+  if (schema.behind.length === 0) return { state: 'ok', detail: `${schema.applied} migrations` }
+  return { state: 'down', detail: `lacks ${schema.behind.join(', ')}: run "lobu migrate"` }
+}
+
+function checkLoops(loops: Loop[], phase: Phase): Subsystem {
+  if (phase !== 'ok') return { state: phase }
+  const stale = loops.filter((loop) => loop.ageMs() > loop.staleMs()).map((loop) => loop.name)
+  return stale.length === 0 ? { state: 'ok' } : { state: 'down', detail: `no recent pass of ${stale.join(', ')}` }
+}

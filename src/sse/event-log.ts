@@ -1,0 +1,81 @@
+import type { Sql } from '../db/client.ts'
+import type { PublishedEvents } from '../queue/thread-response.ts'
+
+/** Rows of the log, each a run of consecutive events. */
+export type LogRow = PublishedEvents
+
+export interface Position {
+  organizationId: string
+  conversationId: string
+  /** Number of the last event that is already known. */
+  after: number
+}
+
+/** Rows of one conversation that end after `after`, oldest first, at most `rowsMax`. Served by the primary key. */
+export function readLog(sql: Sql, position: Position, rowsMax: number): Promise<LogRow[]> {
+  return sql<LogRow[]>`
+    select organization_id as "organizationId", conversation_id as "conversationId",
+      first_seq as "firstSeq", last_seq as "lastSeq", events
+    from event_log
+    where organization_id = ${position.organizationId} and conversation_id = ${position.conversationId}
+      and last_seq > ${position.after}
+    order by last_seq limit ${rowsMax}`
+}
+
+/** The same for many conversations in one round trip: the first `rowsMax` rows after each position. */
+export function readLogs(sql: Sql, positions: Position[], rowsMax: number): Promise<LogRow[]> {
+  return sql<LogRow[]>`
+    select l.organization_id as "organizationId", l.conversation_id as "conversationId",
+      l.first_seq as "firstSeq", l.last_seq as "lastSeq", l.events
+    from unnest(${positions.map((p) => p.organizationId)}::text[], ${positions.map((p) => p.conversationId)}::text[],
+      ${positions.map((p) => p.after)}::bigint[]) as x (organization_id, conversation_id, after)
+    cross join lateral (
+      select * from event_log e
+      where e.organization_id = x.organization_id and e.conversation_id = x.conversation_id and e.last_seq > x.after
+      order by e.last_seq limit ${rowsMax}
+    ) l
+    order by l.organization_id, l.conversation_id, l.last_seq`
+}
+
+/** Where the conversations stand: the number given last, and whether they still live. Missing ones were removed. */
+export function readHeads(
+  sql: Sql,
+  keys: { organizationId: string; conversationId: string }[],
+): Promise<{ organizationId: string; conversationId: string; lastSeq: number; ended: boolean }[]> {
+  return sql`
+    select c.organization_id as "organizationId", c.id as "conversationId", c.last_seq as "lastSeq",
+      c.status = 'ended' as ended
+    from unnest(${keys.map((k) => k.organizationId)}::text[], ${keys.map((k) => k.conversationId)}::text[])
+      as x (organization_id, conversation_id)
+    join conversations c on c.organization_id = x.organization_id and c.id = x.conversation_id`
+}
+
+/**
+ * Removes the events of turns that ended more than `keepMs` ago, and notes in the conversation how far it went: an
+ * older position now gets `reset`. Returns the number of turns removed, at most `turnsMax`.
+ */
+export async function pruneLog(sql: Sql, { keepMs, turnsMax }: { keepMs: number; turnsMax: number }): Promise<number> {
+  const rows = await sql`
+    with old as materialized (
+      select organization_id, id, conversation_id, end_seq from runs
+      where end_seq is not null and ended_at < now() - ${keepMs} * interval '1 millisecond'
+      order by ended_at limit ${turnsMax} for update skip locked
+    ), reach as (
+      select organization_id, conversation_id, max(end_seq) as seq from old group by organization_id, conversation_id
+    ), held as materialized (
+      select c.organization_id, c.id, r.seq from conversations c
+      join reach r on r.organization_id = c.organization_id and r.conversation_id = c.id and r.seq <= c.end_seq
+      for no key update of c skip locked
+    ), moved as (
+      update conversations c set pruned_seq = greatest(c.pruned_seq, h.seq) from held h
+      where c.organization_id = h.organization_id and c.id = h.id
+    ), gone as (
+      delete from event_log l using held h
+      where l.organization_id = h.organization_id and l.conversation_id = h.id and l.last_seq <= h.seq
+    )
+    update runs r set start_seq = null, end_seq = null
+    from old o join held h on h.organization_id = o.organization_id and h.id = o.conversation_id
+    where r.organization_id = o.organization_id and r.id = o.id
+    returning 1`
+  return rows.length
+}

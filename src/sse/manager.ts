@@ -1,0 +1,192 @@
+import type { ServerResponse } from 'node:http'
+import type { Sql } from '../db/client.ts'
+import { AppError, errorLine } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { Service } from '../lib/service.ts'
+import { readLog } from './event-log.ts'
+import { encodeChunk, formatEvent, formatNotice, type LoggedEvent, parseEventLines } from './frames.ts'
+import { comeBack, openStream, type Stream } from './stream.ts'
+import { type Channel, channelKey, type Tail } from './tail.ts'
+
+export interface SseManager extends Service {
+  /** @throws AppError 'draining' or 'too_many_streams' when this replica takes no more; asked before any byte is sent. */
+  admit(): void
+  /**
+   * Makes the response an event stream of a conversation: first `preamble`, then every event after `after`, each once
+   * and in order, until the client goes or the conversation ends.
+   *
+   * @param head the conversation's last event number, as the caller has just read it.
+   */
+  attach(
+    outgoing: ServerResponse,
+    args: { organizationId: string; conversationId: string; after: number; head: number; preamble: string },
+  ): void
+  /** Open streams of this replica. */
+  count(): number
+}
+
+export interface SseManagerOptions {
+  streamsMax: number
+  streamsPerConversationMax: number
+  pingMs: number
+  bufferBytesMax: number
+}
+
+export interface SseManagerDeps {
+  sql: Sql
+  tail: Tail
+  log: Logger
+  /** Told when the first stream of a conversation opened here, and when the last one closed. */
+  onPresence?(key: { organizationId: string; conversationId: string }, present: boolean): void
+  /** Told when a turn's end was written to a client. */
+  onEndDelivered?(key: { organizationId: string; conversationId: string; seq: number }): void
+}
+
+interface Followed extends Channel {
+  streams: Set<Stream>
+}
+
+/** Rows of the log read at a time by a stream that catches up. */
+const CATCH_UP_ROWS = 64
+/** Streams are pinged in this many groups, so that not all are written to in one tick. */
+const PING_GROUPS = 16
+
+/**
+ * This replica's streams. What they show comes from the log alone, so any replica can serve any conversation (I3).
+ * A stream first reads up from its own position, then joins the live ones; a slow reader falls back to reading up.
+ */
+export function createSseManager(deps: SseManagerDeps, options: SseManagerOptions): SseManager {
+  const followed = new Map<string, Followed>()
+  const groups = Array.from({ length: PING_GROUPS }, () => new Set<Stream>())
+  let opened = 0
+  let count = 0
+  let draining = false
+  let wheel: NodeJS.Timeout | undefined
+
+  function follow(organizationId: string, conversationId: string, head: number): Followed {
+    const key = channelKey(organizationId, conversationId)
+    const known = followed.get(key)
+    if (known) return known
+    const channel: Followed = {
+      organizationId,
+      conversationId,
+      head,
+      streams: new Set(),
+      onEvents: (events) => broadcast(channel, events),
+      onGap: () => endAll(channel, comeBack),
+      onEnded: () => endAll(channel, () => formatNotice('closed', { reason: 'ended' })),
+    }
+    followed.set(key, channel)
+    deps.tail.follow(channel)
+    deps.onPresence?.(channel, true)
+    return channel
+  }
+
+  function leave(channel: Followed, stream: Stream) {
+    if (!channel.streams.delete(stream)) return
+    count--
+    for (const group of groups) group.delete(stream)
+    if (channel.streams.size > 0) return
+    followed.delete(channelKey(channel.organizationId, channel.conversationId))
+    deps.tail.unfollow(channel)
+    deps.onPresence?.(channel, false)
+  }
+
+  function broadcast(channel: Followed, events: LoggedEvent[]) {
+    const before = events[0]!.seq - 1
+    let shared: Buffer | undefined
+    for (const stream of channel.streams) {
+      if (!stream.live) continue
+      if (stream.position === before) {
+        shared ??= encodeEvents(events)
+        deliver(channel, stream, { events, chunk: shared })
+      } else {
+        // A stream that read up past the channel's head has the first of these events already.
+        const fresh = events.filter((event) => event.seq > stream.position)
+        if (fresh.length > 0) deliver(channel, stream, { events: fresh, chunk: encodeEvents(fresh) })
+      }
+    }
+  }
+
+  function deliver(channel: Followed, stream: Stream, { events, chunk }: { events: LoggedEvent[]; chunk: Buffer }) {
+    const keepsUp = stream.write(chunk)
+    stream.position = events.at(-1)!.seq
+    for (const event of events) if (event.name === 'complete') deps.onEndDelivered?.({ ...channel, seq: event.seq })
+    if (keepsUp || stream.closed) return
+    stream.live = false
+    void catchUp(channel, stream)
+  }
+
+  /** Reads the log from the stream's position until it stands where the channel stands, then makes it live. */
+  async function catchUp(channel: Followed, stream: Stream) {
+    try {
+      while (!stream.closed) {
+        await stream.drained()
+        if (stream.position >= channel.head) break
+        const rows = await readLog(deps.sql, { ...channel, after: stream.position }, CATCH_UP_ROWS)
+        for (const row of rows) {
+          if (row.firstSeq > stream.position + 1) return stream.end(comeBack())
+          const events = parseEventLines(row.events, row.firstSeq).filter((event) => event.seq > stream.position)
+          stream.position = row.lastSeq
+          for (const event of events)
+            if (event.name === 'complete') deps.onEndDelivered?.({ ...channel, seq: event.seq })
+          if (!stream.write(encodeEvents(events))) await stream.drained()
+        }
+        // The rest was removed meanwhile: the client comes back and is told so by `reset`.
+        if (rows.length === 0) return stream.end(comeBack())
+      }
+      if (!stream.closed) stream.live = true
+    } catch (error) {
+      deps.log.warn({ err: errorLine(error), conversationId: channel.conversationId }, 'stream could not catch up')
+      stream.end(comeBack())
+    }
+  }
+
+  function endAll(channel: Followed, lastWords: () => string) {
+    for (const stream of [...channel.streams]) stream.end(lastWords())
+  }
+
+  function ping(group: Set<Stream>) {
+    if (group.size === 0) return
+    const chunk = encodeChunk(formatNotice('ping', { timestamp: Date.now() }))
+    for (const stream of group) if (!stream.dropIfStalled() && stream.live) stream.write(chunk)
+  }
+
+  return {
+    name: 'sse',
+    count: () => count,
+    admit() {
+      if (draining) throw new AppError('draining', 'This replica is shutting down', { retryAfterSeconds: 1 })
+      if (count >= options.streamsMax) {
+        throw new AppError('too_many_streams', 'This replica holds as many streams as it may', { retryAfterSeconds: 5 })
+      }
+    },
+    attach(outgoing, { organizationId, conversationId, after, head, preamble }) {
+      const channel = follow(organizationId, conversationId, head)
+      const stream = openStream(outgoing, { bytesMax: options.bufferBytesMax, onClose: () => leave(channel, stream) })
+      stream.position = after
+      channel.streams.add(stream)
+      groups[opened++ % PING_GROUPS]!.add(stream)
+      count++
+      if (channel.streams.size > options.streamsPerConversationMax) {
+        const [oldest] = channel.streams
+        oldest!.end(formatNotice('closed', { reason: 'replaced' }))
+      }
+      stream.write(encodeChunk(preamble))
+      void catchUp(channel, stream)
+    },
+    async start() {
+      let turn = 0
+      wheel ??= setInterval(() => ping(groups[turn++ % PING_GROUPS]!), options.pingMs / PING_GROUPS)
+    },
+    async stop() {
+      draining = true
+      clearInterval(wheel)
+      for (const channel of [...followed.values()]) endAll(channel, comeBack)
+    },
+  }
+}
+
+function encodeEvents(events: LoggedEvent[]): Buffer {
+  return encodeChunk(events.map(formatEvent).join(''))
+}

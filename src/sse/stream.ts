@@ -1,0 +1,110 @@
+import type { ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import { encodeChunk, FINAL_CHUNK, formatRetry } from './frames.ts'
+
+/** Above this many waiting bytes a stream gets no live events; it catches up from the log when the reader has read. */
+export const SOFT_BYTES = 262_144
+/** A reader that has read nothing for this long is gone, whatever its socket says. */
+const STALLED_MS = 30_000
+/** How long an ended stream may take to hand over its last bytes. */
+const LINGER_MS = 5_000
+
+/** One open event stream: the bytes and the socket, nothing about conversations. */
+export interface Stream {
+  /** Number of the last event written; the follower's place in the conversation. */
+  position: number
+  /** True while events are written as they come; false while the stream reads up from the log. */
+  live: boolean
+  readonly closed: boolean
+  /** Writes a whole chunk. Returns false when the reader is slow: stop, and wait for `drained`. */
+  write(chunk: Buffer): boolean
+  /** Resolves when the reader has caught up with what was written, or is gone. */
+  drained(): Promise<void>
+  /** Ends the stream, after `lastWords` when given. */
+  end(lastWords?: string): void
+  /** Closes a stream whose reader does not read. Returns true when it did. */
+  dropIfStalled(): boolean
+}
+
+/**
+ * Takes over the response of a request: sends the head of an event stream and from then on writes to the socket itself,
+ * since one prepared buffer for all streams costs far less than the response object's own framing.
+ * `onClose` is called exactly once, however the stream ends.
+ */
+export function openStream(outgoing: ServerResponse, args: { bytesMax: number; onClose(): void }): Stream {
+  outgoing.writeHead(200, {
+    'content-type': 'text/event-stream; charset=utf-8',
+    'cache-control': 'no-cache, no-transform',
+    'x-accel-buffering': 'no',
+    'transfer-encoding': 'chunked',
+    connection: 'keep-alive',
+  })
+  outgoing.flushHeaders()
+  const socket = outgoing.socket
+  let closed = false
+  let blockedSince = 0
+  let waiters: (() => void)[] = []
+
+  const wake = () => {
+    blockedSince = 0
+    const woken = waiters
+    waiters = []
+    for (const resolve of woken) resolve()
+  }
+  const close = () => {
+    if (closed) return
+    closed = true
+    wake()
+    args.onClose()
+  }
+  watch(socket, { close, wake })
+
+  return {
+    position: 0,
+    live: false,
+    get closed() {
+      return closed
+    },
+    write(chunk) {
+      if (closed || !socket) return false
+      socket.write(chunk)
+      if (socket.writableLength <= SOFT_BYTES) return true
+      blockedSince ||= performance.now()
+      if (socket.writableLength > args.bytesMax) socket.destroy()
+      return false
+    },
+    drained() {
+      if (closed || !socket?.writableNeedDrain) return Promise.resolve()
+      return new Promise((resolve) => waiters.push(resolve))
+    },
+    end(lastWords) {
+      if (closed || !socket) return
+      if (lastWords) socket.write(encodeChunk(lastWords))
+      socket.end(FINAL_CHUNK)
+      socket.setTimeout(LINGER_MS, () => socket.destroy())
+      close()
+    },
+    dropIfStalled() {
+      if (blockedSince === 0 || performance.now() - blockedSince < STALLED_MS) return false
+      socket?.destroy()
+      return true
+    },
+  }
+}
+
+/** The frame that asks a client to come back, at a time of its own so that not all return together. */
+export function comeBack(): string {
+  return formatRetry(500 + Math.floor(Math.random() * 1_500))
+}
+
+function watch(socket: Socket | null, on: { close(): void; wake(): void }) {
+  if (!socket || socket.destroyed) {
+    queueMicrotask(on.close)
+    return
+  }
+  socket.setNoDelay(true)
+  socket.setTimeout(0)
+  socket.on('drain', on.wake)
+  socket.once('error', on.close)
+  socket.once('close', on.close)
+}

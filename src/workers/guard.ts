@@ -1,0 +1,83 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import type { Logger } from '../lib/logger.ts'
+import { settlesWithin } from './wait.ts'
+
+const STOP_MS = 2000
+
+/**
+ * Reads "add <group>" and "del <group>" from its standard input. At the end of input, which comes when the gateway has
+ * closed it or is dead in whatever way, it kills the groups that are left and removes the folder.
+ */
+const SCRIPT = `
+trap '' HUP INT TERM
+groups=' '
+while read -r verb group; do
+  case $verb in
+    add) groups="$groups$group " ;;
+    del) groups="\${groups%% $group *} \${groups#* $group }" ;;
+  esac
+done
+true
+rm -rf -- "$1"
+`
+
+/** Kills process groups that outlive this process, even when it is killed itself. */
+export interface Guard {
+  add(group: number): void
+  remove(group: number): void
+  /** Kills what is left, removes the folder, and returns when the guard has ended. */
+  stop(): Promise<void>
+}
+
+/**
+ * A shell of about one megabyte that waits for our death. PDEATHSIG ends a worker with its gateway but not what the
+ * worker has started, and exists on Linux only; a worker that spins can't see its socket close. Without `sh` (or on
+ * Windows) there is no guard, and the log says so once.
+ */
+export function createGuard({ log }: { log: Logger }, { dir }: { dir: string }): Guard {
+  const groups = new Set<number>()
+  let shell: ChildProcess | undefined
+  let missing = process.platform === 'win32'
+
+  function open() {
+    const child = spawn('sh', ['-c', SCRIPT, 'lobu-guard', dir], {
+      stdio: ['pipe', 'ignore', 'ignore'],
+      detached: true,
+      env: { PATH: '/usr/bin:/bin' },
+      cwd: '/',
+    })
+    child.stdin.on('error', () => {})
+    child.once('error', (error) => {
+      missing = true
+      log.warn({ err: error.message }, 'no shell to guard worker processes; they may outlive a killed gateway')
+    })
+    child.once('exit', () => {
+      if (shell === child) shell = undefined
+    })
+    shell = child
+    for (const group of groups) tell('add', group)
+  }
+
+  function tell(verb: 'add' | 'del', group: number) {
+    shell?.stdin?.write(`${verb} ${group}\n`)
+  }
+
+  return {
+    add(group) {
+      groups.add(group)
+      if (missing) return
+      if (shell) tell('add', group)
+      else open()
+    },
+    remove(group) {
+      if (groups.delete(group)) tell('del', group)
+    },
+    async stop() {
+      const child = shell
+      if (!child || child.pid === undefined) return
+      child.stdin?.end()
+      if (!(await settlesWithin(once(child, 'exit'), STOP_MS))) child.kill('SIGKILL')
+    },
+  }
+}

@@ -1,0 +1,143 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, describe, expect, it } from 'vitest'
+import { createProcessLauncher, type Launcher } from './launcher.ts'
+import { createScripts, isAlive, log, SOURCE_ENTRY, SPEAKS, until } from './test-rig.ts'
+
+const scripts = createScripts()
+afterAll(scripts.remove)
+
+async function launcherOf(script: string) {
+  const launcher = createProcessLauncher(
+    { log },
+    { entry: scripts.write(script), args: [], memoryMb: 512, cacheDirs: [] },
+  )
+  await launcher.start()
+  return launcher
+}
+
+/** Runs a script and returns what it prints. */
+async function outputOf(launcher: Launcher) {
+  const launched = launcher.launch()
+  let text = ''
+  launched.stdout!.on('data', (chunk) => {
+    text += chunk
+  })
+  const exit = await launched.exited
+  return { text, exit }
+}
+
+describe('a launched process', () => {
+  it('finds none of our environment, in any process that is its own', async () => {
+    process.env.LOBU_CANARY = 'canary-7f3a'
+    const launcher = await launcherOf(`
+      import { execFileSync } from 'node:child_process'
+      import { readFileSync } from 'node:fs'
+      console.log(Object.keys(process.env).sort().join(' '))
+      console.log(readFileSync('/proc/self/environ', 'utf8'), execFileSync('env').toString())`)
+    const { text } = await outputOf(launcher)
+    delete process.env.LOBU_CANARY
+    expect(text.split('\n')[0]).toBe('HOME LANG PATH TMPDIR TZ')
+    expect(text).not.toContain('canary')
+    await launcher.stop()
+  })
+
+  it('inherits four descriptors and has an empty private folder that goes with it', async () => {
+    const launcher = await launcherOf(`
+      import { readdirSync, statSync, readlinkSync } from 'node:fs'
+      const before = readdirSync('/proc/self/fd').map((fd) => { try { return readlinkSync('/proc/self/fd/' + fd) } catch { return '' } })
+      const ours = before.filter((link) => link.startsWith('socket:') || link.startsWith('/') && !link.startsWith('/dev/null'))
+      console.log(JSON.stringify({ sockets: ours.length, cwd: process.cwd(), files: readdirSync('.'), mode: statSync('.').mode & 0o777 }))`)
+    const { text } = await outputOf(launcher)
+    const seen = JSON.parse(text)
+    expect(seen).toMatchObject({ sockets: 3, files: [], mode: 0o700 })
+    expect(existsSync(seen.cwd)).toBe(false)
+    await launcher.stop()
+    expect(existsSync(join(seen.cwd, '..'))).toBe(false)
+  })
+
+  it('leads its own group, is the first to go when memory runs out, and ignores Ctrl-C', async () => {
+    const launcher = await launcherOf(`${SPEAKS} process.on('SIGINT', () => {}); setInterval(() => {}, 1000)`)
+    const { pid, signal, exited } = launcher.launch()
+    const group = Number(readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[2])
+    expect(group).toBe(pid)
+    await until(() => readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8').trim() === '800')
+    signal('SIGKILL')
+    expect(await exited).toMatchObject({ signal: 'SIGKILL' })
+    signal('SIGKILL')
+    await launcher.stop()
+  })
+
+  it('that can not run at all says why and does not throw', async () => {
+    const before = process.execPath
+    const launcher = await launcherOf('')
+    process.execPath = '/nowhere/node'
+    const { exit } = await outputOf(launcher)
+    process.execPath = before
+    // setpriv, where it is there, is what starts and then finds nothing to run.
+    expect(exit.error ?? exit.code).not.toBe(0)
+    await launcher.stop()
+  })
+
+  it('before the start, and after the stop, is none', async () => {
+    const launcher = createProcessLauncher({ log }, { entry: SOURCE_ENTRY, args: [], memoryMb: 512, cacheDirs: [] })
+    expect((await launcher.launch().exited).error).toBe('the launcher is not started')
+    await launcher.start()
+    await launcher.stop()
+    await launcher.stop()
+    expect((await launcher.launch().exited).error).toBe('the launcher is not started')
+  })
+})
+
+/** A gateway of its own, which prints the ids of its processes when its turn has begun to stream. */
+const GATEWAY = (worker: string) => `
+  import { startRig, createListener, turnOf } from '${join(import.meta.dirname, 'test-rig.ts')}'
+  const rig = await startRig({ entry: ${JSON.stringify(worker)}, warm: 1 })
+  const heard = createListener()
+  const on = { ...heard.on, onDelta: (text) => console.log(JSON.stringify([...rig.pids(), ...JSON.parse(text)])) }
+  await rig.pool.runTurn({ key: 'o/c', turn: turnOf(), on, signal: new AbortController().signal })
+`
+
+/** A worker that has started something which has started something, all deaf to SIGTERM, and tells their ids. */
+const PARENT = (then: string) => `${SPEAKS}
+  import { spawn } from 'node:child_process'
+  import { createInterface } from 'node:readline'
+  onCommand = ({ type, runId, fence }) => {
+    if (type !== 'turn') return
+    const shell = spawn('sh', ['-c', "trap '' TERM HUP; sleep 1000 & echo $!; (sleep 1000 & echo $!) ; wait"], { stdio: ['ignore', 'pipe', 'ignore'] })
+    const pids = [shell.pid]
+    createInterface(shell.stdout).on('line', (line) => {
+      if (pids.push(Number(line)) === 3) {
+        say({ type: 'delta', runId, fence, text: JSON.stringify(pids) })
+        setTimeout(() => { ${then} }, 50)
+      }
+    })
+  }
+  say({ type: 'ready' })
+`
+
+describe('when the gateway dies', () => {
+  let gateway: ChildProcess | undefined
+  afterAll(() => gateway?.kill('SIGKILL'))
+
+  it.each([
+    ['idle', ''],
+    ['in a busy loop', 'for (;;);'],
+    [
+      'deaf to everything',
+      "process.on('SIGTERM', () => {}); process.removeAllListeners('exit'); h2.removeAllListeners(); socket.removeAllListeners()",
+    ],
+  ])('a worker that is %s dies too, and all that it has started', async (_, then) => {
+    gateway = spawn(process.execPath, [scripts.write(GATEWAY(scripts.write(PARENT(then))), 'ts')], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    const [line] = await once(gateway.stdout!, 'data')
+    const pids = JSON.parse(String(line)) as number[]
+    expect(pids.length).toBeGreaterThanOrEqual(5)
+    expect(pids.every(isAlive)).toBe(true)
+    gateway.kill('SIGKILL')
+    await until(() => !pids.some(isAlive))
+  })
+})

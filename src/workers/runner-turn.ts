@@ -1,0 +1,108 @@
+import type { Sql } from '../db/client.ts'
+import { loadTurn, type TurnContext } from '../domain/runs/begin.ts'
+import { saveStep } from '../domain/runs/save-step.ts'
+import { STEP_SEPARATOR } from '../domain/runs/streamed-text.ts'
+import { backoffMs } from '../lib/backoff.ts'
+import { errorLine } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { ClaimedRun } from '../queue/runs.ts'
+import type { StepRecord, TurnCommand, Usage } from './protocol.ts'
+import type { RunReplies } from './replies.ts'
+import type { TurnHandlers } from './turn.ts'
+
+/** A turn in progress on this replica: what came before, and what has been said since. */
+export interface TurnInProgress {
+  readonly run: ClaimedRun
+  readonly context: TurnContext
+  /** All text of the turn so far, as clients see it. */
+  text(): string
+  /** Total cost, earlier attempts included. */
+  usage(ofThisAttempt: Usage): Usage
+  readonly handlers: TurnHandlers
+  saveStep(step: StepRecord): Promise<'saved' | 'stale'>
+}
+
+/** Tries of one step against a database that does not answer; the lease is lost long before they are used up. */
+const SAVE_TRIES = 20
+
+/**
+ * Takes up a claimed run: reads the conversation, sends what an earlier attempt still owed the stream, and says that
+ * it is being worked on. Returns null when the conversation is gone.
+ */
+export async function beginTurn(
+  deps: { sql: Sql; log: Logger },
+  { run, replies, signal }: { run: ClaimedRun; replies: RunReplies; signal: AbortSignal },
+): Promise<TurnInProgress | null> {
+  const context = await loadTurn(deps.sql, run)
+  if (!context) return null
+  const startedAt = performance.now()
+  let text = context.text
+  // Two steps' texts are two paragraphs; the separator goes out with the first words of the later one.
+  let separatorDue = context.hasSavedText && context.partialText === ''
+
+  const sayRunning = () =>
+    replies.event('status', {
+      type: 'status',
+      status: { elapsedSeconds: Math.round((performance.now() - startedAt) / 1000), state: 'running' },
+      messageId: run.messageId,
+      timestamp: Date.now(),
+    })
+  sayRunning()
+  if (context.missingText !== '') replies.delta(context.missingText)
+
+  return {
+    run,
+    context,
+    text: () => text,
+    usage: (own) => addUsage(context.usage, own),
+    handlers: {
+      onDelta(piece) {
+        const visible = separatorDue ? STEP_SEPARATOR + piece : piece
+        separatorDue = false
+        text += visible
+        replies.delta(visible)
+      },
+      onTool: (tool) => replies.event('tool-use', { ...tool, messageId: run.messageId, timestamp: Date.now() }),
+      onBeat: sayRunning,
+    },
+    async saveStep(step) {
+      for (let tries = 1; ; tries++) {
+        try {
+          const saved = await saveStep(deps.sql, run, step)
+          if (saved) separatorDue = text !== ''
+          return saved ? 'saved' : 'stale'
+        } catch (error) {
+          if (tries >= SAVE_TRIES || signal.aborted) throw error
+          deps.log.warn({ runId: run.id, tries, err: errorLine(error) }, 'step waits for the database')
+          await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 1_000 })))
+        }
+      }
+    },
+  }
+}
+
+/** The order to the worker. */
+export function toCommand(
+  turn: TurnInProgress,
+  model: TurnCommand['model'],
+  limits: TurnCommand['limits'],
+): TurnCommand {
+  return {
+    type: 'turn',
+    runId: turn.run.id,
+    fence: turn.run.fence,
+    model,
+    instructions: turn.context.instructions,
+    messages: turn.context.messages,
+    partialText: turn.context.partialText,
+    limits,
+  }
+}
+
+function addUsage(a: Usage, b: Usage): Usage {
+  return {
+    inputTokens: a.inputTokens + b.inputTokens,
+    outputTokens: a.outputTokens + b.outputTokens,
+    cachedInputTokens: a.cachedInputTokens + b.cachedInputTokens,
+  }
+}

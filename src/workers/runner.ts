@@ -1,0 +1,284 @@
+import type { Sql } from '../db/client.ts'
+import { noteWorker } from '../domain/runs/begin.ts'
+import { type EndOfRun, endRun } from '../domain/runs/end.ts'
+import { takeSteerMessages } from '../domain/runs/steer.ts'
+import type { Signals } from '../domain/signals.ts'
+import { backoffMs } from '../lib/backoff.ts'
+import { AppError, errorLine } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
+import { createLoop, type Loop } from '../lib/loop.ts'
+import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
+import type { WorkerPool } from './pool.ts'
+import type { ReplyWriter, RunReplies } from './replies.ts'
+import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
+import type { TurnEnd, WorkerRequests } from './turn.ts'
+
+export interface Runner {
+  /** The loops of it: claiming, and keeping what was claimed. */
+  readonly loops: Loop[]
+  /** Takes a slot for a run that is about to be inserted as claimed by this replica; false when there is none. */
+  reserve(): boolean
+  /** Gives the slot back, or fills it. */
+  settle(run: ClaimedRun | null): void
+  /** Something may be claimable. */
+  ring(): void
+  /** Stops working on a run that was ended elsewhere. */
+  stopRun(runId: string): void
+  /** Stops the idle worker of a conversation that was ended. */
+  forget(key: string): void
+  /** What the pool passes on from the workers. */
+  readonly requests: Pick<WorkerRequests, 'saveStep' | 'takeSteer'>
+  active(): number
+  start(): Promise<void>
+  /** Claims nothing more; lets what runs finish for `graceMs`, then hands it over to the other replicas. */
+  drain(graceMs: number): Promise<void>
+}
+
+export interface RunnerOptions {
+  replica: string
+  leaseMs: number
+  pollMs: number
+  attemptsMax: number
+  runMsMax: number
+  organizationRunsMax: number
+  limits: { stepsMax: number; outputTokensMax: number }
+}
+
+export interface RunnerDeps {
+  sql: Sql
+  log: Logger
+  signals: Signals
+  pool: WorkerPool
+  replies: ReplyWriter
+  /** @throws AppError when the model is unknown or has no key. */
+  resolveModel(name: string | null): { provider: string; modelId: string }
+}
+
+/** Why this replica stops working on a run before its worker is done. */
+type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout'
+
+interface Active {
+  run: ClaimedRun
+  abort: AbortController
+  turn: TurnInProgress | null
+  reason: StopReason | null
+  done: Promise<void>
+}
+
+/** Runs that end by a database error are tried again to be ended this often; then their lease lapses. */
+const END_TRIES = 10
+
+/**
+ * Works on runs: claims as many as there are free workers, keeps their leases, and writes how each one ends.
+ * Whatever happens to a worker, this process or the database, a run is either ended here, given back, or left to lapse;
+ * it is never ended twice, because every write names the claim's fencing number (I4, I5).
+ */
+export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
+  const { sql, log, pool, signals } = deps
+  const active = new Map<string, Active>()
+  let reserved = 0
+  let loading = 0
+  let draining = false
+  let afterOrganization = ''
+
+  const claiming = createLoop({ log }, { name: 'claims', everyMs: options.pollMs, pass: claim })
+  const keeping = createLoop({ log }, { name: 'leases', everyMs: options.leaseMs / 3, pass: keep })
+
+  const slots = () => (draining ? 0 : Math.max(0, pool.free() - reserved - loading))
+
+  async function claim() {
+    const free = slots()
+    if (free === 0) return false
+    const own = await claimPreferredRuns(sql, { ...options, limit: free })
+    own.forEach(begin)
+    const limit = Math.min(slots(), 50)
+    if (limit === 0) return false
+    const ready = await claimReadyRuns(sql, {
+      ...options,
+      limit,
+      organizationMax: options.organizationRunsMax,
+      afterOrganization,
+    })
+    ready.forEach(begin)
+    const last = ready
+      .map((run) => run.organizationId)
+      .sort()
+      .at(-1)
+    // The end of the list of organizations: the next claim starts over, at once if this one was not full.
+    const wrapped = afterOrganization !== '' && ready.length < limit
+    afterOrganization = wrapped ? '' : (last ?? '')
+    return ready.length === limit || wrapped
+  }
+
+  async function keep() {
+    const held = [...active.values()].filter((one) => one.reason === null)
+    if (held.length === 0) return
+    const kept = await renewRuns(sql, { ...options, runs: held.map((one) => one.run) })
+    for (const one of held) if (!kept.has(one.run.id) && active.get(one.run.id) === one) stop(one, 'lease lost')
+  }
+
+  function stop(one: Active, reason: StopReason) {
+    one.reason ??= reason
+    one.abort.abort()
+  }
+
+  function begin(run: ClaimedRun) {
+    const one: Active = { run, abort: new AbortController(), turn: null, reason: null, done: Promise.resolve() }
+    active.set(run.id, one)
+    loading++
+    one.done = work(one)
+      .catch((error: unknown) => log.error({ runId: run.id, err: errorLine(error) }, 'run left to its lease'))
+      .finally(() => {
+        if (active.get(run.id) === one) active.delete(run.id)
+        claiming.ring()
+      })
+  }
+
+  async function work(one: Active) {
+    const { run } = one
+    const startedAt = performance.now()
+    const replies = deps.replies.open(run, () => stop(one, 'lease lost'))
+    const deadline = setTimeout(() => stop(one, 'timeout'), options.runMsMax)
+    try {
+      const outcome = await runTurn(one, replies)
+      const said = await conclude(one, { replies, ...outcome })
+      log.info(
+        {
+          runId: run.id,
+          organizationId: run.organizationId,
+          conversationId: run.conversationId,
+          attempt: run.attempt,
+          outcome: said,
+          error: outcome.end.error?.code,
+          durationMs: Math.round(performance.now() - startedAt),
+        },
+        'run',
+      )
+    } finally {
+      clearTimeout(deadline)
+    }
+  }
+
+  async function runTurn(one: Active, replies: RunReplies): Promise<{ end: TurnEnd; model?: string }> {
+    const signal = one.abort.signal
+    let isLoading = true
+    const loaded = () => {
+      if (isLoading) loading--
+      isLoading = false
+    }
+    try {
+      one.turn = await beginTurn(deps, { run: one.run, replies, signal })
+      if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
+      const model = deps.resolveModel(one.turn.context.model)
+      void noteWorker(sql, one.run, options.replica).catch(() => {})
+      const turn = pool.runTurn({
+        key: `${one.run.organizationId}/${one.run.conversationId}`,
+        turn: toCommand(one.turn, model, options.limits),
+        on: one.turn.handlers,
+        signal,
+      })
+      loaded()
+      return { end: await turn, model: `${model.provider}/${model.modelId}` }
+    } catch (error) {
+      if (error instanceof AppError) return { end: failure(error.code, error.message) }
+      log.error({ runId: one.run.id, err: errorLine(error) }, 'turn could not begin')
+      return { end: { ...failure('internal', 'The turn could not be started'), status: 'lost' } }
+    } finally {
+      loaded()
+    }
+  }
+
+  /** Writes what became of the run, and returns it in a word for the log. */
+  async function conclude(one: Active, args: { replies: RunReplies; end: TurnEnd; model?: string }): Promise<string> {
+    const { run, reason } = one
+    const { end, replies } = args
+    // The lease bounds how long a batch may wait for a database that is away.
+    const unsent = await replies.close(AbortSignal.timeout(options.leaseMs * 2))
+    if (reason === 'ended elsewhere' || reason === 'lease lost') return reason
+    if (reason === 'handed over') {
+      await releaseRun(sql, run, { delayMs: 0, countAttempt: false })
+      signals.runReady()
+      return reason
+    }
+    const failed = reason === 'timeout' ? failure('turn_timeout', 'The turn took too long and was stopped') : end
+    const lost = failed.status === 'lost' || failed.status === 'cancelled'
+    if ((lost || failed.error?.retryable) && failed.status !== 'completed' && run.attempt < options.attemptsMax) {
+      const delayMs = lost && run.attempt === 1 ? 0 : backoffMs(run.attempt, { baseMs: 1_000, maxMs: 15_000 })
+      if (await releaseRun(sql, run, { delayMs, countAttempt: true })) signals.runReady()
+      return 'retried'
+    }
+    const status = failed.status === 'completed' ? 'completed' : 'failed'
+    await writeEnd({
+      ...run,
+      status,
+      error: failed.error,
+      usage: one.turn?.usage(end.usage),
+      model: args.model,
+      text: one.turn?.text(),
+      lastEvents: unsent,
+      deadLetter: lost,
+    })
+    return status
+  }
+
+  async function writeEnd(end: EndOfRun) {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await endRun(deps, end)
+      } catch (error) {
+        if (tries >= END_TRIES) throw error
+        log.warn({ runId: end.id, tries, err: errorLine(error) }, 'end of run waits for the database')
+        await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 2_000 })))
+      }
+    }
+  }
+
+  const held = (given: { runId: string; fence: number }) => {
+    const one = active.get(given.runId)
+    return one && one.run.fence === given.fence && one.reason === null ? one : undefined
+  }
+
+  return {
+    loops: [claiming, keeping],
+    active: () => active.size,
+    ring: claiming.ring,
+    reserve() {
+      if (slots() === 0) return false
+      reserved++
+      return true
+    },
+    settle(run) {
+      reserved--
+      if (run) begin(run)
+    },
+    stopRun(runId) {
+      const one = active.get(runId)
+      if (one) stop(one, 'ended elsewhere')
+    },
+    forget: pool.forget,
+    requests: {
+      saveStep: async (step) => (await held(step)?.turn?.saveStep(step)) ?? 'stale',
+      takeSteer: async (given) => {
+        const one = held(given)
+        return one ? takeSteerMessages(sql, one.run) : []
+      },
+    },
+    async start() {
+      await Promise.all([claiming.start(), keeping.start()])
+    },
+    async drain(graceMs) {
+      draining = true
+      await claiming.stop()
+      const finished = Promise.allSettled([...active.values()].map((one) => one.done))
+      await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, graceMs).unref())])
+      for (const one of active.values()) stop(one, 'handed over')
+      await Promise.allSettled([...active.values()].map((one) => one.done))
+      await keeping.stop()
+    },
+  }
+}
+
+function failure(code: string, message: string): TurnEnd {
+  const usage = { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 }
+  return { status: 'failed', usage, error: { code, message, retryable: false } }
+}

@@ -1,0 +1,210 @@
+import { request } from 'node:http'
+import { inject, onTestFailed } from 'vitest'
+import type { Database } from '../../src/db/client.ts'
+import { type Follower, type FollowOptions, followEvents } from './follower.ts'
+import { type Gateway, runProgram, startGateway } from './gateway.ts'
+import { type LoadBalancer, startLoadBalancer } from './proxy.ts'
+import { createRandom, type Random } from './random.ts'
+import { test as databaseTest } from './world.ts'
+
+/** Secrets of a test cluster; nothing outside knows them, and nothing else is signed with them. */
+export const SECRETS = {
+  JWT_SECRET: 'bJ5k0yqWQ2n8sT4vR7uXzC1dF6gH9jLm',
+  BETTER_AUTH_SECRET: 'pA3sD8fG1hJ6kL9qW2eR5tY7uI0oZxCv',
+}
+
+/** What makes a cluster quick on two cores. Each suite adds its own. */
+const SETTINGS = {
+  NODE_ENV: 'production',
+  RUN_LEASE_SECONDS: '2',
+  WORKERS_BUSY_MAX: '20',
+  WORKERS_MAX: '40',
+  SHUTDOWN_GRACE_SECONDS: '1',
+}
+
+export interface Answer {
+  status: number
+  headers: Record<string, string | string[] | undefined>
+  text: string
+  /** The body, when it is JSON. */
+  body: Record<string, unknown>
+}
+
+export interface Call {
+  body?: unknown
+  /** Sent as it is, with the headers given. */
+  raw?: string | Buffer
+  headers?: Record<string, string>
+  /** Instead of the cluster's key; null sends none. */
+  token?: string | null
+  /** Origin to ask, instead of the proxy. */
+  at?: string
+}
+
+/** One conversation, as a client of it sees it. */
+export interface Conversation {
+  readonly id: string
+  readonly token: string
+  post(body: string | Record<string, unknown>, call?: Call): Promise<Answer>
+  /** Posts and hands back the run's id; fails when it was not accepted. */
+  send(content: string, more?: Record<string, unknown>): Promise<{ messageId: string; runId: string }>
+  follow(options?: Partial<FollowOptions> & { at?: string }): Promise<Follower>
+  eventsUrl(at?: string): string
+  cancel(body?: Record<string, unknown>, call?: Call): Promise<Answer>
+}
+
+/** Several replicas of the built gateway on one database, behind a proxy that sends each request anywhere. */
+export interface Cluster {
+  readonly random: Random
+  readonly key: string
+  readonly proxy: LoadBalancer
+  readonly replicas: Gateway[]
+  /** Settings that a further replica of this cluster needs. */
+  readonly env: Record<string, string>
+  /** The running replicas again become the proxy's targets, but for those that are left out. */
+  balance(options?: { without?: Gateway[] }): void
+  /** Starts one more replica, waits until it is ready, and puts it behind the proxy. */
+  add(env?: Record<string, string>): Promise<Gateway>
+  call(method: string, path: string, call?: Call): Promise<Answer>
+  open(body?: Record<string, unknown>, call?: Call): Promise<Conversation>
+  /** A connection to the cluster's database. */
+  readonly database: Database
+}
+
+export interface ClusterOptions {
+  replicas: number
+  env: Record<string, string>
+}
+
+/**
+ * `clusterOptions`: to be set with `test.override`. `cluster`: one for each test file, started with its first test.
+ * When a test fails, the seed and the ends of all logs are printed; when the file is done, nothing of it is left running.
+ */
+export const test = databaseTest.extend<{
+  $file: { clusterOptions: ClusterOptions; sharedCluster: { cluster: Cluster; report(): string } }
+  $test: { cluster: Cluster }
+}>({
+  clusterOptions: [{ replicas: 3, env: {} }, { scope: 'file' }],
+  sharedCluster: [
+    async ({ database, clusterOptions }, use) => {
+      if (database.url === undefined) throw new Error('a cluster needs a Postgres server')
+      const own = await database.open({ poolMax: 2 })
+      const made = await startCluster({ url: database.url, database: own }, clusterOptions)
+      await use(made)
+      await made.stop()
+      await own.close()
+    },
+    { scope: 'file' },
+  ],
+  cluster: async ({ sharedCluster: { cluster, report } }, use) => {
+    onTestFailed(() => process.stderr.write(`\nLOBU_TEST_SEED=${cluster.random.seed}\n${report()}`))
+    await use(cluster)
+  },
+})
+
+/** Whether this run has the server that processes need; on the embedded engine the suites skip themselves. */
+export const hasPostgres = () => inject('testServer').kind === 'postgres'
+
+async function startCluster({ url, database }: { url: string; database: Database }, options: ClusterOptions) {
+  const random = createRandom()
+  const proxy = await startLoadBalancer({ random })
+  const started: Gateway[] = []
+  const env = { ...SETTINGS, ...SECRETS, DATABASE_URL: url, PUBLIC_WEB_URL: proxy.url, ...options.env }
+
+  function balance({ without = [] }: { without?: Gateway[] } = {}) {
+    const targets = started.filter((gateway) => !gateway.hasExited() && !without.includes(gateway))
+    proxy.setTargets(targets.map(({ port }) => port))
+  }
+
+  async function add(more: Record<string, string> = {}) {
+    const gateway = await startGateway({ ...env, ...more })
+    started.push(gateway)
+    await gateway.ready()
+    balance()
+    return gateway
+  }
+
+  const [bootstrap] = await Promise.all([
+    runProgram(['bootstrap'], env),
+    ...Array.from({ length: options.replicas }, () => add()),
+  ])
+  const key = bootstrap.stdout.trim()
+  if (bootstrap.code !== 0) throw new Error(`bootstrap failed: ${bootstrap.stderr}`)
+
+  const call = (method: string, path: string, { at = proxy.url, token = key, ...rest }: Call = {}) =>
+    sendRequest(method, `${at}${path}`, { token, ...rest })
+  const cluster: Cluster = {
+    ...{ random, key, proxy, env, database, balance, add, call },
+    replicas: started,
+    open: (body, opening) => openConversation(cluster, body, opening),
+  }
+  return {
+    cluster,
+    report: () => started.map((gateway) => gateway.report()).join('\n'),
+    async stop() {
+      await Promise.all(started.map((gateway) => gateway.destroy()))
+      await proxy.stop()
+    },
+  }
+}
+
+async function openConversation(cluster: Cluster, body: Record<string, unknown> = {}, opening?: Call) {
+  const opened = await cluster.call('POST', '/api/v1/agents', { body: { forceNew: true, ...body }, ...opening })
+  if (opened.status !== 201) throw new Error(`no conversation: ${opened.status} ${opened.text}`)
+  const { agentId: id, token } = opened.body as { agentId: string; token: string }
+  const path = `/api/v1/agents/${id}`
+  const conversation: Conversation = {
+    ...{ id, token },
+    eventsUrl: (at = cluster.proxy.url) => `${at}${path}/events`,
+    post: (message, call) =>
+      cluster.call('POST', `${path}/messages`, {
+        ...{ token, body: typeof message === 'string' ? { content: message } : message },
+        ...call,
+      }),
+    async send(content, more) {
+      const answer = await conversation.post({ content, ...more })
+      if (answer.status !== 200) throw new Error(`the message was refused: ${answer.status} ${answer.text}`)
+      return answer.body as { messageId: string; runId: string }
+    },
+    follow: ({ at, ...options } = {}) => followEvents(conversation.eventsUrl(at), { token, ...options }),
+    cancel: (target = {}, call) => cluster.call('POST', `${path}/cancel`, { token, body: target, ...call }),
+  }
+  return conversation
+}
+
+/** One request on a connection of its own. */
+export function sendRequest(method: string, url: string, { body, raw, headers, token }: Call): Promise<Answer> {
+  const content = raw ?? (body === undefined ? undefined : JSON.stringify(body))
+  return new Promise((resolve, reject) => {
+    const req = request(url, {
+      method,
+      agent: false,
+      headers: {
+        ...(token ? { authorization: `Bearer ${token}` } : {}),
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        ...(content === undefined ? {} : { 'content-length': String(Buffer.byteLength(content)) }),
+        ...headers,
+      },
+    })
+    req.on('response', (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (part: string) => {
+        text += part
+      })
+      response.on('end', () => {
+        resolve({ status: response.statusCode ?? 0, headers: response.headers, text, body: parseBody(text) })
+      })
+      response.on('error', reject)
+    })
+    req.on('error', reject)
+    req.end(content)
+  })
+}
+
+function parseBody(text: string): Record<string, unknown> {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return {}
+  }
+}

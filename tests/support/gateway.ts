@@ -1,0 +1,213 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+/** The build under test; `LOBU_TEST_DIST` names another than this checkout's. */
+const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../dist', import.meta.url))
+const MAIN = path.join(DIST, 'main.js')
+/** Processes are found by walking /proc. Elsewhere the checks on worker processes see none. */
+export const HAS_PROC = existsSync('/proc/self/stat')
+/** Lines of one process that a failed test shows. */
+const SHOWN_LINES = 60
+
+/** One line of the gateway's log. */
+export type LogLine = Record<string, unknown> & { level?: string; msg?: string }
+
+export interface Exit {
+  code: number | null
+  signal: NodeJS.Signals | null
+}
+
+/** A process of the built program. */
+export interface Program {
+  readonly pid: number
+  readonly exited: Promise<Exit>
+  hasExited(): boolean
+  /** Standard output and standard error so far. */
+  stdout(): string
+  stderr(): string
+  /** The JSON lines among the output. */
+  lines(): LogLine[]
+  /** The first line with this message, now or later. Rejects when the process ends before. */
+  logged(message: string): Promise<LogLine>
+  signal(name: NodeJS.Signals): void
+  /** Its living worker processes. */
+  workers(): number[]
+  /** Ends it by SIGKILL where it still runs, waits until nothing that it started is left, and removes its folder. */
+  destroy(): Promise<void>
+  /** The end of its log, for a person who looks at a failed test. */
+  report(): string
+}
+
+/** A program that serves. */
+export interface Gateway extends Program {
+  readonly url: string
+  readonly port: number
+  /** Resolves when `/health/ready` says so. */
+  ready(): Promise<void>
+}
+
+/**
+ * Starts `lobu <command>` with exactly this environment and a temporary folder of its own, by which everything that it
+ * starts can be found again, whoever its parent is by then.
+ */
+export async function startProgram(command: string[], env: Record<string, string>): Promise<Program> {
+  const dir = await mkdtemp(path.join(tmpdir(), 'lobu-e2e-'))
+  const child = spawn(process.execPath, [MAIN, ...command], {
+    cwd: dir,
+    env: { PATH: process.env.PATH ?? '', TMPDIR: dir, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  return superviseProgram(child, { dir, name: `lobu ${command.join(' ')}` })
+}
+
+/** Runs a command to its end. */
+export async function runProgram(
+  command: string[],
+  env: Record<string, string>,
+): Promise<Exit & { stdout: string; stderr: string }> {
+  const program = await startProgram(command, env)
+  try {
+    const exit = await program.exited
+    return { ...exit, stdout: program.stdout(), stderr: program.stderr() }
+  } finally {
+    await program.destroy()
+  }
+}
+
+/** Starts a gateway on a free port of the loopback interface. Resolves when it listens; see `ready` for more. */
+export async function startGateway(env: Record<string, string>): Promise<Gateway> {
+  const program = await startProgram(['serve'], { PORT: '0', HOST: '127.0.0.1', LOG_PRETTY: '0', ...env })
+  try {
+    const port = Number((await program.logged('listening')).port)
+    const url = `http://127.0.0.1:${port}`
+    const isReady = () =>
+      fetch(`${url}/health/ready`).then(
+        async (response) => (await response.text()) !== '' && response.ok,
+        () => false,
+      )
+    return { ...program, port, url, ready: async () => void (await until(isReady, `${url} is ready`)) }
+  } catch (error) {
+    const report = program.report()
+    await program.destroy()
+    throw new Error(`${error instanceof Error ? error.message : error}\n${report}`)
+  }
+}
+
+/**
+ * Resolves when `check` holds; what it returned comes back. Rejects, naming `what` was waited for, after `withinMs`,
+ * which is no promise of the product but the point at which a test gives up.
+ */
+export async function until<T>(check: () => T | Promise<T>, what: string, withinMs = 45_000): Promise<NonNullable<T>> {
+  const deadline = performance.now() + withinMs
+  for (;;) {
+    const value = await check()
+    if (value) return value as NonNullable<T>
+    if (performance.now() > deadline) throw new Error(`waited ${withinMs / 1000} s in vain until ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+function superviseProgram(child: ChildProcess, { dir, name }: { dir: string; name: string }): Program {
+  const { pid } = child
+  if (pid === undefined) throw new Error(`could not start ${name}`)
+  let stdout = ''
+  let stderr = ''
+  let exit: Exit | undefined
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text
+  })
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text
+  })
+  // `close` comes after `exit`, when all output has been read.
+  const exited = once(child, 'close').then(([code, signal]) => {
+    exit = { code, signal }
+    return exit
+  })
+  const lines = () => stdout.split('\n').flatMap(parseLine)
+  const program: Program = {
+    pid,
+    exited,
+    hasExited: () => exit !== undefined,
+    stdout: () => stdout,
+    stderr: () => stderr,
+    lines,
+    logged: (message) =>
+      until(() => {
+        const line = lines().find((one) => one.msg === message)
+        if (!line && exit) throw new Error(`${name} ended before it logged "${message}"`)
+        return line
+      }, `${name} logs "${message}"`),
+    signal: (signal) => void (exit || child.kill(signal)),
+    workers: () => (exit ? [] : childrenOf(pid).filter((one) => argumentsOf(one).includes('worker/main.js'))),
+    async destroy() {
+      // Frozen first, so that it starts nothing while it dies.
+      if (!exit) child.kill('SIGSTOP')
+      if (!exit) child.kill('SIGKILL')
+      await exited
+      await until(() => processesOf(dir).length === 0, `nothing is left of ${name} (${processesOf(dir)})`)
+      await rm(dir, { recursive: true, force: true, maxRetries: 3 })
+    },
+    report() {
+      const shown = [...stdout.split('\n'), ...stderr.split('\n')].filter((line) => line !== '').slice(-SHOWN_LINES)
+      return `--- ${name} (${pid})${exit ? `, ended with ${exit.signal ?? exit.code}` : ''}\n${shown.join('\n')}\n`
+    },
+  }
+  return program
+}
+
+function parseLine(line: string): LogLine[] {
+  if (!line.startsWith('{')) return []
+  try {
+    return [JSON.parse(line)]
+  } catch {
+    return []
+  }
+}
+
+/** Living processes that carry the folder in their arguments or environment: a program, its workers, their guard. */
+function processesOf(dir: string): number[] {
+  return allProcesses().filter((pid) => pid !== process.pid && isAlive(pid) && mentions(pid, dir))
+}
+
+/** Whether this process runs; a zombie does not. */
+export function isAlive(pid: number): boolean {
+  const stat = readProc(pid, 'stat')
+  return stat !== '' && !/^\s*[ZX]/.test(stat.slice(stat.lastIndexOf(')') + 1))
+}
+
+function childrenOf(parent: number): number[] {
+  return allProcesses().filter((pid) => {
+    const stat = readProc(pid, 'stat')
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent && isAlive(pid)
+  })
+}
+
+function allProcesses(): number[] {
+  if (!HAS_PROC) return []
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+}
+
+function mentions(pid: number, dir: string): boolean {
+  return argumentsOf(pid).includes(dir) || readProc(pid, 'environ').includes(dir)
+}
+
+function argumentsOf(pid: number): string {
+  return readProc(pid, 'cmdline').replaceAll('\0', ' ')
+}
+
+/** Empty when the process is gone, or another user's. */
+function readProc(pid: number, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'utf8')
+  } catch {
+    return ''
+  }
+}

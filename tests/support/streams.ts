@@ -1,0 +1,137 @@
+import type { Socket } from 'node:net'
+import type { Database, Sql } from '../../src/db/client.ts'
+import { createNotifier } from '../../src/db/notify.ts'
+import { inTransaction } from '../../src/db/transaction.ts'
+import type { Signals } from '../../src/domain/signals.ts'
+import { createSignals, hearSignals } from '../../src/doorbells.ts'
+import { eventRoutes } from '../../src/http/routes/events.ts'
+import { newId } from '../../src/lib/ids.ts'
+import { type PublishedEvents, publishConversation } from '../../src/queue/thread-response.ts'
+import { encodeEventLine } from '../../src/sse/frames.ts'
+import { createSseManager, type SseManager, type SseManagerOptions } from '../../src/sse/manager.ts'
+import { createTail, type Tail } from '../../src/sse/tail.ts'
+import { serve } from './http.ts'
+import type { World } from './world.ts'
+
+export interface ConversationKey {
+  organizationId: string
+  conversationId: string
+}
+
+export interface StreamReplica {
+  readonly db: Database
+  readonly tail: Tail
+  readonly sse: SseManager
+  readonly signals: Signals
+  /** Server side of the streams opened here, oldest first, each until it can be collected. */
+  readonly sockets: WeakRef<Socket>[]
+  /** What the manager told of streams that opened and closed. */
+  readonly presence: { conversationId: string; present: boolean }[]
+  /** Ends that were written to clients here. */
+  readonly delivered: { conversationId: string; seq: number }[]
+  url(key: ConversationKey): string
+}
+
+export interface StreamWorld {
+  readonly sql: Sql
+  conversation(): Promise<ConversationKey>
+  /** Appends events to the log, as the end of a run does, and returns the row. Tells nobody. */
+  publish(key: ConversationKey, events: [name: string, data: Record<string, unknown>][]): Promise<PublishedEvents>
+  /** Marks all events so far as a turn that ended a year ago: `pruneLog` may take them. */
+  endTurn(key: ConversationKey): Promise<void>
+  /** A replica with the product's own route, manager, tail and doorbells; `deaf` is without doorbells in either direction. */
+  startReplica(options?: Partial<SseManagerOptions> & { deaf?: boolean; pollMs?: number }): Promise<StreamReplica>
+}
+
+const DEFAULTS: SseManagerOptions = {
+  streamsMax: 10_000,
+  streamsPerConversationMax: 1_000,
+  pingMs: 15_000,
+  bufferBytesMax: 1_048_576,
+}
+
+/** An organization with conversations whose events can be published and streamed, on any number of replicas. */
+export async function createStreamWorld(world: World): Promise<StreamWorld> {
+  const { sql } = await world.replica()
+  const organizationId = world.unique('org')
+  await sql`insert into organizations (id, slug, name) values (${organizationId}, ${organizationId}, 'Test')`
+  await sql`insert into agents (organization_id, id, name) values (${organizationId}, 'agent', 'Agent')`
+  return {
+    sql,
+    async conversation() {
+      const key = { organizationId, conversationId: newId('conv') }
+      await sql`
+        insert into conversations (organization_id, id, agent_id, user_id, thread)
+        values (${organizationId}, ${key.conversationId}, 'agent', 'user', ${key.conversationId})`
+      return key
+    },
+    publish: (key, events) => publish(sql, key, events),
+    endTurn: (key) => endTurn(sql, key),
+    startReplica: (options) => startReplica(world, organizationId, options ?? {}),
+  }
+}
+
+async function publish(sql: Sql, key: ConversationKey, events: [string, Record<string, unknown>][]) {
+  return inTransaction(sql, async (tx) => {
+    const [conversation] = await tx<{ lastSeq: number }[]>`
+      select last_seq as "lastSeq" from conversations
+      where organization_id = ${key.organizationId} and id = ${key.conversationId} for no key update`
+    const extra = events.map(([name, data]) => encodeEventLine(name, data))
+    const row = await publishConversation(tx, { ...key, lastSeq: conversation!.lastSeq, extra })
+    await tx`
+      update conversations set last_seq = ${row!.lastSeq}
+      where organization_id = ${key.organizationId} and id = ${key.conversationId}`
+    return row!
+  })
+}
+
+async function endTurn(sql: Sql, { organizationId, conversationId }: ConversationKey) {
+  await sql`
+    with turn as (
+      update conversations set end_seq = last_seq, last_turn = last_turn + 1
+      where organization_id = ${organizationId} and id = ${conversationId} returning last_turn, last_seq
+    )
+    insert into runs (organization_id, id, conversation_id, turn, message_id, state, start_seq, end_seq, ended_at, end_seen_at)
+    select ${organizationId}, gen_random_uuid(), ${conversationId}, last_turn, gen_random_uuid()::text, 'completed', 0,
+      last_seq, now() - interval '1 year', now() from turn`
+}
+
+async function startReplica(
+  world: World,
+  organizationId: string,
+  { deaf = false, pollMs = 60_000, ...options }: Partial<SseManagerOptions> & { deaf?: boolean; pollMs?: number },
+): Promise<StreamReplica> {
+  const db = await world.replica()
+  const presence: StreamReplica['presence'] = []
+  const delivered: StreamReplica['delivered'] = []
+  const { log } = world
+  const tail = await world.run(createTail({ sql: db.sql, log }, { pollMs: () => pollMs }))
+  const sse = await world.run(
+    createSseManager(
+      {
+        ...{ sql: db.sql, tail, log },
+        onPresence: ({ conversationId }, present) => void presence.push({ conversationId, present }),
+        onEndDelivered: ({ conversationId, seq }) => void delivered.push({ conversationId, seq }),
+      },
+      { ...DEFAULTS, ...options },
+    ),
+  )
+  const notifier = await world.run(createNotifier({ sql: db.sql, log }))
+  // The part of a replica that runs turns has no place here.
+  const parts = { tail, runner: { ring() {}, stopRun() {}, forget() {} } }
+  const replica = newId('replica')
+  const signals = createSignals({ notifier, parts: () => parts }, { replica })
+  if (!deaf) world.defer(await hearSignals(db, parts, { replica }))
+
+  const sockets: WeakRef<Socket>[] = []
+  const { url } = await serve((app) => {
+    app.use('*', async (c, next) => {
+      sockets.push(new WeakRef(c.env.outgoing.socket!))
+      c.set('actor', { kind: 'key', organizationId, organizationSlug: organizationId, userId: 'user' })
+      await next()
+    })
+    app.route('/', eventRoutes({ sql: db.sql, sse }))
+  })
+  const urlOf = ({ conversationId }: ConversationKey) => `${url}/api/v1/agents/${conversationId}/events`
+  return { db, tail, sse, signals, sockets, presence, delivered, url: urlOf }
+}

@@ -1,0 +1,38 @@
+import { defineConfig } from 'vitest/config'
+
+/**
+ * Three projects, run by one `vitest run`:
+ * `structure` needs nothing and takes seconds (also part of `npm run check`);
+ * `unit` talks to a database, which `tests/support/global-setup.ts` finds or starts;
+ * `e2e` starts the built server as real processes, one file at a time.
+ */
+export default defineConfig({
+  test: {
+    globalSetup: ['tests/support/global-setup.ts'],
+    // Test files wait for the database most of the time; a third one fills the gaps of two cores.
+    maxWorkers: 3,
+    projects: [
+      { extends: true, test: { name: 'structure', include: ['src/layers.test.ts', 'tests/structure/*.test.ts'] } },
+      {
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['src/**/*.test.ts', 'tests/support/*.test.ts'],
+          exclude: ['src/layers.test.ts'],
+          testTimeout: 30_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'e2e',
+          include: ['tests/e2e/*.test.ts'],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+})
