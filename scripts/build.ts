@@ -51,13 +51,18 @@ async function runFromCommandLine(flags: Set<string>) {
   const startedAt = performance.now()
   const quiet = flags.has('--quiet')
   if (flags.has('--template')) await makeTemplate()
-  const outcome = await build({ force: !quiet }).catch((error: Error) => {
+  const outcome = await buildOrExit({ force: !quiet })
+  const seconds = ((performance.now() - startedAt) / 1000).toFixed(1)
+  if (!quiet) console.log(`${outcome} dist/ in ${seconds} s`)
+}
+
+/** Builds, or ends this process with a line that says why it can't. */
+export function buildOrExit(options: { force: boolean }): Promise<'built' | 'kept'> {
+  return build(options).catch((error: Error) => {
     // The compiler has shown each place already; a stack of its own would bury them.
     console.error(error.message.split('\n')[0])
     process.exit(1)
   })
-  const seconds = ((performance.now() - startedAt) / 1000).toFixed(1)
-  if (!quiet) console.log(`${outcome} dist/ in ${seconds} s`)
 }
 
 /**
@@ -66,7 +71,7 @@ async function runFromCommandLine(flags: Set<string>) {
  *
  * @throws when an entry is missing or does not compile; dist/ is then left as it was.
  */
-export async function build({ force = false } = {}): Promise<'built' | 'kept'> {
+async function build({ force }: { force: boolean }): Promise<'built' | 'kept'> {
   const fingerprint = await fingerprintInputs()
   if (!force && (await readFile(join(DIST, FINGERPRINT), 'utf8').catch(() => '')) === fingerprint) return 'kept'
   const draft = join(CACHE, `build-${process.pid}`)

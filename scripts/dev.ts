@@ -3,9 +3,9 @@
  * fails says why and waits for the next change.
  */
 import { join } from 'node:path'
-import { build } from './build.ts'
+import { buildOrExit } from './build.ts'
 
-await build()
+await buildOrExit({ force: false })
 const main = join(import.meta.dirname, '../dist/main.js')
 process.argv = [process.argv[0]!, main, 'serve', ...process.argv.slice(2)]
 await import(main)

@@ -8,7 +8,6 @@ import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { createRetention } from './domain/retention.ts'
-import { createSeenMarker } from './domain/runs/mark-seen.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
 import { createSignals, hearSignals } from './doorbells.ts'
 import { createGatewayApp } from './http/app.ts'
@@ -77,9 +76,8 @@ export function createGateway(
   const pollMs = () => (db.listening() ? LISTENING_POLL_MS : queue.pollMs)
 
   const tail = createTail({ sql, log }, { pollMs })
-  const presence = createPresence({ sql, log }, { replica })
-  const seen = createSeenMarker({ sql, log })
-  const sse = createSseManager({ sql, tail, log, onPresence: presence.mark, onEndDelivered: seen.note }, { ...streams })
+  const presence = createPresence({ sql, log })
+  const sse = createSseManager({ sql, tail, log }, { ...streams })
 
   const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })
   const replies = createReplyWriter({ sql, log, onInserted: publisher.ring })
@@ -121,7 +119,7 @@ export function createGateway(
   const retention = createRetention({ sql, log }, { everyMs: RETENTION_MS, logKeepMs: streams.keepMs })
   const heartbeat = createReplica({ sql, log }, { id: replica, version: VERSION, leaseMs: queue.leaseMs })
 
-  const loops = [publisher, tail, presence, seen, heartbeat, sweeper, retention, ...runner.loops]
+  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
@@ -129,7 +127,7 @@ export function createGateway(
     hasWorker: (organizationId, conversationId) => pool.has(`${organizationId}/${conversationId}`),
   }
   const app = createGatewayApp({
-    ...{ log, sql, sse, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
+    ...{ log, sql, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
     publicUrl: config.http.publicUrl,
     authenticator: createAuthenticator({ sql, tokens }),
     post: { replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax, workerIdleMs: workers.idleMs },

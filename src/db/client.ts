@@ -164,10 +164,10 @@ interface Parts {
 function assemble(parts: Parts): Database {
   const { endpoint, directEndpoint, found, poolMax, log } = parts
   const prepare = found.mode !== 'transaction'
-  const connect = () => endpoint.connect({ max: poolMax, settings: found.settings, prepare })
-  const pool = createReplaceablePool(connect, log)
+  const connect = (onLost: () => void) => endpoint.connect({ max: poolMax, settings: found.settings, prepare, onLost })
+  const pool = createReplaceablePool({ connect, log, onReplaced: (error) => failUnsent(error) })
   const gate = createGate({ log }, { places: poolMax, probe: () => pool.current().unsafe('select 1').then() })
-  const { sql, oldestFlightMs } = guardSql({ current: pool.current, gate }, { onError: pool.onError })
+  const { sql, oldestFlightMs, failUnsent } = guardSql({ current: pool.current, gate }, { onError: pool.onError })
   const listener = parts.canListen
     ? createListener(
         { log },
@@ -208,26 +208,46 @@ function assemble(parts: Parts): Database {
 }
 
 /**
- * The pool, which can be exchanged for a fresh one: after a failover its connections may lead to a server that is gone
- * (nothing answers) or that has become a read-only replica (25006), and the driver would keep them for up to an hour.
+ * The pool, which is exchanged for a fresh one when it cannot be trusted any more; what runs on the old one may finish.
+ *
+ * - A connection was lost: `socket.ts` says why its slot must not be used again.
+ * - After a failover connections may lead to a server that is gone (nothing answers) or that has become a read-only replica
+ *   (25006), and the driver would keep them for up to an hour.
  */
-function createReplaceablePool(connect: () => Sql, log: Logger) {
-  let pool = connect()
+function createReplaceablePool(args: {
+  connect(onLost: () => void): Sql
+  log: Logger
+  onReplaced(error: Error): void
+}) {
+  const { connect, log } = args
   let replacedAt = Number.NEGATIVE_INFINITY
-  function replace(reason: string) {
-    if (performance.now() - replacedAt < REPLACE_MS_MIN) return
-    replacedAt = performance.now()
+  let pool = make()
+
+  function make() {
+    const made: Sql = connect(() => {
+      if (made === pool) exchange('a connection was lost')
+    })
+    return made
+  }
+
+  function exchange(reason: string) {
     log.warn({ reason }, 'database connections are replaced')
+    replacedAt = performance.now()
     const old = pool
-    pool = connect()
+    pool = make()
+    args.onReplaced(Object.assign(new Error(reason), { code: 'CONNECTION_CLOSED' }))
     void old.end({ timeout: DRAIN_SECONDS })
   }
+
+  function replace(reason: string) {
+    if (performance.now() - replacedAt > REPLACE_MS_MIN) exchange(reason)
+  }
+
   return {
     current: () => pool,
     replace,
     onError(error: unknown) {
-      const code = codeOf(error)
-      if (code === '25006' || code === 'CONNECT_TIMEOUT') replace(errorLine(error))
+      if (codeOf(error) === '25006') replace(errorLine(error))
     },
   }
 }

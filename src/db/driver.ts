@@ -36,6 +36,8 @@ export interface ConnectOptions {
   prepare: boolean
   onnotify?(channel: string, payload: string): void
   onclose?(): void
+  /** A connection ended by itself; this client should not be used for new work. Not called by the embedded engine. */
+  onLost?(): void
 }
 
 /** One database that can be connected to any number of times. Nothing is sent before the first query. */
@@ -79,7 +81,12 @@ export async function createPostgresEndpoint(target: Target): Promise<Endpoint> 
   const tls = tlsOptions(target.tls, files)
   return {
     connect(options) {
-      const sockets = createSocketMaker({ hosts: target.hosts, tls, connectMs: CONNECT_SECONDS * 1000 })
+      const sockets = createSocketMaker({
+        hosts: target.hosts,
+        tls,
+        connectMs: CONNECT_SECONDS * 1000,
+        onLost: () => options.onLost?.(),
+      })
       const sql = connectDriver({
         ...baseOptions({ ...options, settings: { ...options.settings, ...target.settings } }),
         host: target.hosts[0]!.host,

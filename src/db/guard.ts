@@ -9,10 +9,13 @@ export type Tx = postgres.TransactionSql<{ bigint: number }>
 
 /** The parts of postgres.js's `Query` that are used here. They are not in its types; `guard.test.ts` watches over them. */
 interface DriverQuery extends Promise<unknown> {
+  /** Null until it is sent. */
+  state: unknown
   handler(query: DriverQuery): void
   resolve(value: unknown): void
   reject(error: unknown): void
   cursor(): never
+  cancel(): void
 }
 
 /** A transaction's own view of its connection: once dead, for ever dead. */
@@ -27,6 +30,8 @@ export interface Guarded {
   sql: Sql
   /** Age in milliseconds of the query that has been unanswered for longest; 0 when there is none. */
   oldestFlightMs(): number
+  /** Fails the queries that the driver has taken but not sent yet. */
+  failUnsent(error: Error): void
 }
 
 /**
@@ -185,6 +190,13 @@ export function guardSql(
     oldestFlightMs() {
       for (const since of flights.values()) return performance.now() - since
       return 0
+    },
+    failUnsent(error) {
+      for (const query of [...flights.keys()].filter(({ state }) => state === null)) {
+        query.reject(error)
+        // Takes it out of the driver's queue as well.
+        query.cancel()
+      }
     },
   }
 }

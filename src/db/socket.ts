@@ -13,6 +13,8 @@ export interface SocketOptions {
   hosts: Host[]
   tls: false | 'prefer' | TlsOptions
   connectMs: number
+  /** A connection ended although nobody had asked for it. Called as soon as that is seen, before the driver is told. */
+  onLost?(): void
 }
 
 /** The sockets of one client of the driver. */
@@ -27,15 +29,18 @@ export interface SocketMaker {
 const TLS_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
 
 /**
- * Opens connections in place of postgres.js (3.4.9), for three reasons:
+ * Opens connections in place of postgres.js (3.4.9), for four reasons:
  *
- * - When a connection breaks with an error, the driver leaves alone what was sent on it between the events `error` and
- *   `close`, and takes the first answer on the *next* connection for the answer to that: an INSERT that never arrived
- *   looks done, and a caller gets what another asked for. Its `closed` does so only when `close` reports an error.
- * - A server without TLS is told from one that is away, and `close` can end a connection whose peer is gone.
+ * - Its connection objects outlive their sockets, and what a lost socket leaves in them spoils the next one: rows that
+ *   had arrived shift the next result, bytes not yet sent block it, an error is reported to somebody else. `onLost` is for
+ *   not using such an object again.
+ * - When a socket breaks with an error, what is sent between the events `error` and `close` is forgotten, and the first
+ *   answer on the next socket is taken for the answer to that: an INSERT that never arrived looks done, a caller gets what
+ *   another asked for. The driver's `closed` does so only when `close` reports an error, so it reports none.
+ * - A server without TLS is told from one that is away, and `destroy` ends connections whose peer is gone.
  * - Nagle's algorithm is off.
  */
-export function createSocketMaker({ hosts, tls, connectMs }: SocketOptions): SocketMaker {
+export function createSocketMaker({ hosts, tls, connectMs, onLost = () => {} }: SocketOptions): SocketMaker {
   const alive = new Set<Duplex>()
   let turn = 0
   let destroyed = false
@@ -55,11 +60,11 @@ export function createSocketMaker({ hosts, tls, connectMs }: SocketOptions): Soc
 
   return {
     async open() {
-      const socket = await openAny().catch(failingSocket)
+      const socket = await openAny().then((opened) => supervise(opened, onLost), failingSocket)
       alive.add(socket)
       socket.on('close', () => alive.delete(socket))
       if (destroyed) socket.destroy()
-      return hideErrorFromClose(socket)
+      return socket
     },
     destroy() {
       destroyed = true
@@ -129,9 +134,20 @@ function failingSocket(error: unknown): Duplex {
   })
 }
 
-function hideErrorFromClose(socket: Duplex): Duplex {
-  const emit = socket.emit
-  socket.emit = (event: string | symbol, ...args: unknown[]) =>
-    event === 'close' ? emit.call(socket, 'close', false) : emit.call(socket, event, ...args)
+function supervise(socket: Duplex, onLost: () => void): Duplex {
+  const { emit, end } = socket
+  let expected = false
+  socket.end = (...args: unknown[]) => {
+    // The driver says goodbye with a message; Node itself ends a socket whose peer has, without one.
+    if (args.length > 0) expected = true
+    return (end as (...args: unknown[]) => Duplex).apply(socket, args)
+  }
+  socket.emit = (event: string | symbol, ...args: unknown[]) => {
+    if ((event === 'error' || event === 'end' || event === 'close') && !expected) {
+      expected = true
+      onLost()
+    }
+    return event === 'close' ? emit.call(socket, 'close', false) : emit.call(socket, event, ...args)
+  }
   return socket
 }

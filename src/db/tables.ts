@@ -185,7 +185,7 @@ export const runs = pgTable(
     /** Log positions between which this run's events lie: after `startSeq`, up to `endSeq`. Null again once pruned. */
     startSeq: int8('start_seq'),
     endSeq: int8('end_seq'),
-    /** When a client first received the end, by a stream or by asking. */
+    /** When somebody could first see the end: a stream of the conversation was open, or was shown it, or the run was read. */
     endSeenAt: at('end_seen_at'),
     resultText: text('result_text'),
     usage: jsonb('usage').$type<RunUsage>(),
@@ -394,18 +394,19 @@ export const replicas = pgTable('replicas', {
   startedAt: at('started_at').notNull().defaultNow(),
 })
 
-/** Which replica holds open streams of which conversation. Counts only while the replica lives. */
+/** The open streams, each by an id of its own, and the replica that holds it. A row counts only while the replica lives. */
 export const streamPresence = pgTable(
   'stream_presence',
   {
     organizationId: text('organization_id').notNull(),
     conversationId: text('conversation_id').notNull(),
+    id: uuid('id').notNull(),
     replicaId: text('replica_id')
       .notNull()
       .references(() => replicas.id, { onDelete: 'cascade' }),
   },
   (t) => [
-    primaryKey({ name: 'stream_presence_pkey', columns: [t.organizationId, t.conversationId, t.replicaId] }),
+    primaryKey({ name: 'stream_presence_pkey', columns: [t.organizationId, t.conversationId, t.id] }),
     index('stream_presence_replica_idx').on(t.replicaId),
   ],
 )

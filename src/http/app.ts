@@ -7,6 +7,7 @@ import type { Signals } from '../domain/signals.ts'
 import { AppError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { SseManager } from '../sse/manager.ts'
+import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
 import { authenticate } from './middleware/authenticate.ts'
 import { createOpenApiDocument } from './openapi.ts'
@@ -24,6 +25,7 @@ export interface GatewayAppDeps {
   log: Logger
   sql: Sql
   sse: SseManager
+  presence: Presence
   signals: Signals
   tokens: SessionTokens
   authenticator: Authenticator
@@ -47,7 +49,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.use('/api/*', refuseWhileStarting(deps.isStarting), authenticate(deps))
   app.route('/', conversationRoutes(deps))
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
-  app.route('/', eventRoutes(deps))
+  app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))
   app.route('/', historyRoutes(deps))
   app.route('/', agentRoutes(deps))
   return app

@@ -116,8 +116,14 @@ function respond(
   return c.json({ error: message, code, ...requestId, ...(details === undefined ? {} : { details }) }, status)
 }
 
+/** Text that Postgres cannot store, such as NUL in an id. https://www.postgresql.org/docs/current/errcodes-appendix.html */
+const UNSTORABLE = new Set(['22021', '22P05'])
+
 function translate(error: Error): AppError | undefined {
   if (error instanceof AppError) return error
+  if (UNSTORABLE.has(String((error as { code?: unknown }).code))) {
+    return new AppError('invalid_request', 'The request holds characters that cannot be stored', { cause: error })
+  }
   if (error instanceof HTTPException) return ofHttpException(error)
   if (isDatabaseUnavailable(error)) {
     return new AppError('database_unavailable', 'The database cannot be reached right now', { cause: error })

@@ -10,6 +10,11 @@ export function newRunId(): string {
   return randomUUID()
 }
 
+/** Whether a text is a UUID in its usual form, and so can be compared with a column of that type. */
+export function isUuid(text: string): boolean {
+  return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)
+}
+
 /** A message's id where the client gave none. */
 export function newMessageId(): string {
   return randomUUID()

@@ -140,10 +140,11 @@ CREATE TABLE "outbox" (
 	"id" uuid NOT NULL,
 	"kind" text NOT NULL,
 	"target" text NOT NULL,
+	"target_host" text GENERATED ALWAYS AS (left(coalesce(lower(substring(target from '^[^/]*//([^/?#]*)')), ''), 253)) STORED NOT NULL,
 	"payload" jsonb NOT NULL,
 	"attempt" integer DEFAULT 0 NOT NULL,
+	"ready" boolean DEFAULT true NOT NULL,
 	"due_at" timestamp with time zone DEFAULT now() NOT NULL,
-	"lease_until" timestamp with time zone,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "outbox_pkey" PRIMARY KEY("organization_id","id"),
 	CONSTRAINT "outbox_payload_check" CHECK (jsonb_typeof("outbox"."payload") = 'object')
@@ -195,8 +196,9 @@ CREATE TABLE "runs" (
 CREATE TABLE "stream_presence" (
 	"organization_id" text NOT NULL,
 	"conversation_id" text NOT NULL,
+	"id" uuid NOT NULL,
 	"replica_id" text NOT NULL,
-	CONSTRAINT "stream_presence_pkey" PRIMARY KEY("organization_id","conversation_id","replica_id")
+	CONSTRAINT "stream_presence_pkey" PRIMARY KEY("organization_id","conversation_id","id")
 );
 --> statement-breakpoint
 CREATE TABLE "thread_response" (
@@ -233,7 +235,8 @@ CREATE UNIQUE INDEX "conversations_resume_idx" ON "conversations" USING btree ("
 CREATE INDEX "files_message_idx" ON "files" USING btree ("organization_id","conversation_id","message_id");--> statement-breakpoint
 CREATE INDEX "files_staged_idx" ON "files" USING btree ("created_at") WHERE "files"."message_id" is null;--> statement-breakpoint
 CREATE UNIQUE INDEX "messages_order_idx" ON "messages" USING btree ("organization_id","conversation_id","turn","position");--> statement-breakpoint
-CREATE INDEX "outbox_due_idx" ON "outbox" USING btree ("due_at");--> statement-breakpoint
+CREATE INDEX "outbox_ready_idx" ON "outbox" USING btree ("kind","organization_id","target_host","due_at") WHERE "outbox"."ready";--> statement-breakpoint
+CREATE INDEX "outbox_due_idx" ON "outbox" USING btree ("due_at") WHERE not "outbox"."ready";--> statement-breakpoint
 CREATE UNIQUE INDEX "runs_turn_idx" ON "runs" USING btree ("organization_id","conversation_id","turn");--> statement-breakpoint
 CREATE INDEX "runs_ready_idx" ON "runs" USING btree ("organization_id","ordinal") WHERE "runs"."state" = 'ready';--> statement-breakpoint
 CREATE INDEX "runs_due_idx" ON "runs" USING btree ("due_at") WHERE "runs"."state" = 'delayed';--> statement-breakpoint

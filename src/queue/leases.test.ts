@@ -58,21 +58,24 @@ const NOTHING = {
 }
 
 describe('a lease', () => {
-  test('that lapsed is taken over, and nothing of what the late holder writes counts', async ({ world }) => {
-    const scene = await createScene(world)
-    const late = await startLapsed(scene)
-    await scene.post(late.conversationId, { onBusy: 'steer' })
-    await scene.say(late, 'before')
-    await recoverLapsedRuns(scene.sql, { attemptsMax: 3 })
-    const winner = await scene.claimOne({ replica: 'replica-2' })
-    expect(winner).toMatchObject({ id: late.id, fence: late.fence + 1, attempt: 2 })
+  test.for(['another replica', 'the same replica'])(
+    'that lapsed is taken over by %s, and nothing of what the late holder writes counts',
+    async (by, { world }) => {
+      const scene = await createScene(world)
+      const late = await startLapsed(scene)
+      await scene.post(late.conversationId, { onBusy: 'steer' })
+      await scene.say(late, 'before')
+      await recoverLapsedRuns(scene.sql, { attemptsMax: 3 })
+      const winner = await scene.claimOne({ replica: by === 'the same replica' ? 'replica-1' : 'replica-2' })
+      expect(winner).toMatchObject({ id: late.id, fence: late.fence + 1, attempt: 2 })
 
-    const before = await rowsOf(scene, late)
-    expect(await writeEverything(scene, late)).toEqual(NOTHING)
-    expect(await rowsOf(scene, late)).toEqual(before)
-    expect(await scene.say(winner, 'and on')).toBe(true)
-    expect((await scene.end(winner)).ended).toHaveLength(1)
-  })
+      const before = await rowsOf(scene, late)
+      expect(await writeEverything(scene, late)).toEqual(NOTHING)
+      expect(await rowsOf(scene, late)).toEqual(before)
+      expect(await scene.say(winner, 'and on')).toBe(true)
+      expect((await scene.end(winner)).ended).toHaveLength(1)
+    },
+  )
 
   test('that lapsed leaves its holder without a say before anyone else has the run', async ({ world }) => {
     const scene = await createScene(world)

@@ -1,15 +1,12 @@
 import type { Sql } from '../db/client.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
-import { type PublishedEvents, publishReplies } from './thread-response.ts'
+import { type PublishedEvents, type PublishPass, publishReplies } from './thread-response.ts'
 
 /** Rows taken in one statement: enough to amortise the commit, few enough to keep its locks short. */
 const ROWS_MAX = 500
-/** After this long the queue is read from its very start again, so that a row behind the watermark is found too. */
+/** After this long the watermark starts over: a database that was restored or failed over may give lower ids again. */
 const FULL_SWEEP_MS = 1_000
-
-/** Ids are given before their rows commit: rows this far below the lowest one seen may still appear. */
-const ID_SLACK = 1_000
 
 /**
  * Publishes the replies of every replica, this one's and those of replicas that died before they could.
@@ -21,7 +18,7 @@ export function createPublisher(
   { sql, log, onPublished }: { sql: Sql; log: Logger; onPublished(events: PublishedEvents[]): void },
   { pollMs }: { pollMs: number },
 ): Loop {
-  let afterId = 0
+  let watermark = START
   let sweptAt = 0
 
   return createLoop(
@@ -30,17 +27,40 @@ export function createPublisher(
       name: 'publisher',
       everyMs: pollMs,
       async pass() {
-        const sweeping = performance.now() - sweptAt > FULL_SWEEP_MS
-        if (sweeping) {
-          afterId = 0
+        if (performance.now() - sweptAt > FULL_SWEEP_MS) {
+          watermark = START
           sweptAt = performance.now()
         }
-        const { published, seen, lowestId } = await publishReplies(sql, { rowsMax: ROWS_MAX, afterId })
-        if (lowestId > 0) afterId = Math.max(0, lowestId - ID_SLACK)
-        if (published.length > 0) onPublished(published)
+        const pass = await publishReplies(sql, { rowsMax: ROWS_MAX, afterId: watermark.afterId })
+        watermark = raise(watermark, pass)
+        if (pass.published.length > 0) onPublished(pass.published)
         // A full page means that more may wait; a page nobody published from is held by others, who will finish it.
-        return seen === ROWS_MAX && published.length > 0
+        return pass.seen === ROWS_MAX && pass.published.length > 0
       },
     },
   )
+}
+
+interface Watermark {
+  /** No row up to here is left, and none will come. */
+  afterId: number
+  /** Ids up to this one were given to transactions below `givenBeforeXid`: they may commit late. */
+  givenId: number
+  givenBeforeXid: number
+}
+
+const START: Watermark = { afterId: 0, givenId: 0, givenBeforeXid: 0 }
+
+/**
+ * Ids are given before their rows commit, so a lower one can appear after a higher one was seen; what skips it would
+ * publish the replies behind it first. So the mark rises to an id only once every transaction is over that can have
+ * been given one below it. (An id is given after its transaction has begun to write: `insertReplies` locks runs first.)
+ */
+function raise(from: Watermark, pass: PublishPass): Watermark {
+  if (pass.oldestXid < from.givenBeforeXid) return from
+  return {
+    afterId: pass.seen > 0 ? Math.min(from.givenId, pass.lowestId - 1) : from.givenId,
+    givenId: pass.seen > 0 ? pass.highestId : from.givenId,
+    givenBeforeXid: pass.nextXid,
+  }
 }

@@ -107,6 +107,14 @@ function takeOver(sql: Sql, args: { replica: string; leaseMs: number }) {
 }
 
 /**
+ * The end of a query that locks many runs `r`. All statements that do lock in this order, or two of them that meet would
+ * wait for each other until Postgres ends one.
+ */
+export function inLockOrder(sql: Sql) {
+  return sql`order by r.organization_id, r.id for no key update of r`
+}
+
+/**
  * Extends the leases of the runs that this replica holds and returns those that it still holds. A run that is missing
  * from the answer was ended, cancelled or taken over: its worker must stop, and nothing it writes will be accepted.
  */
@@ -115,11 +123,16 @@ export async function renewRuns(
   args: { replica: string; runs: FencedRun[]; leaseMs: number },
 ): Promise<Set<string>> {
   const held = await sql<{ id: string }[]>`
+    with held as materialized (
+      select r.organization_id, r.id
+      from runs r join unnest(${args.runs.map((run) => run.organizationId)}::text[],
+        ${args.runs.map((run) => run.id)}::uuid[], ${args.runs.map((run) => run.fence)}::bigint[])
+        as x (organization_id, id, fence) on r.organization_id = x.organization_id and r.id = x.id and r.fence = x.fence
+      where r.state = 'running' and r.replica = ${args.replica}
+      ${inLockOrder(sql)}
+    )
     update runs r set lease_until = now() + ${args.leaseMs} * interval '1 millisecond'
-    from ${lazyCommit(sql)}, unnest(${args.runs.map((run) => run.organizationId)}::text[], ${args.runs.map((run) => run.id)}::uuid[],
-      ${args.runs.map((run) => run.fence)}::bigint[]) as x (organization_id, id, fence)
-    where r.organization_id = x.organization_id and r.id = x.id and r.fence = x.fence
-      and r.state = 'running' and r.replica = ${args.replica}
+    from held h, ${lazyCommit(sql)} where r.organization_id = h.organization_id and r.id = h.id
     returning r.id`
   return new Set(held.map((run) => run.id))
 }

@@ -7,7 +7,7 @@
  */
 import type { Sql } from '../db/client.ts'
 import { lazyCommit } from '../db/lazy-commit.ts'
-import type { FencedRun } from './runs.ts'
+import { type FencedRun, inLockOrder } from './runs.ts'
 
 /** Events of one run that were produced since its last batch. */
 export interface ReplyBatch extends FencedRun {
@@ -43,34 +43,61 @@ export async function insertReplies(sql: Sql, batches: ReplyBatch[]): Promise<Se
         ${batches.map((b) => b.batch)}::int[], ${batches.map((b) => b.eventCount)}::int[],
         ${batches.map((b) => b.events)}::text[])
         as x (organization_id, run_id, fence, conversation_id, batch, event_count, events)
+    ), locked as materialized (
+      select r.organization_id, r.id from runs r
+      join given g on r.organization_id = g.organization_id and r.id = g.run_id and r.fence = g.fence
+      where r.state = 'running' and r.reply_batch = g.batch - 1
+      ${inLockOrder(sql)}
     ), held as (
-      update runs r set reply_batch = g.batch from given g
-      where r.organization_id = g.organization_id and r.id = g.run_id and r.fence = g.fence
-        and r.state = 'running' and r.reply_batch = g.batch - 1
+      update runs r set reply_batch = g.batch from given g join locked l on l.organization_id = g.organization_id and l.id = g.run_id
+      where r.organization_id = g.organization_id and r.id = g.run_id
       returning r.id, g.organization_id, g.conversation_id, g.event_count, g.events
     ), put as (
       insert into thread_response (organization_id, conversation_id, event_count, events)
       select organization_id, conversation_id, event_count, events from held
     )
-    select id from held cross join ${lazyCommit(sql)}
-    union all
-    select r.id from given g join runs r on r.organization_id = g.organization_id and r.id = g.run_id
+    select id from held cross join ${lazyCommit(sql)}`
+  const stored = new Set(rows.map((row) => row.id))
+  const missing = batches.filter((batch) => !stored.has(batch.id))
+  for (const { id } of await findStored(sql, missing)) stored.add(id)
+  return stored
+}
+
+/** Of batches that were not taken, those that are there already. A statement of its own: it sees what the first waited for. */
+async function findStored(sql: Sql, batches: ReplyBatch[]): Promise<{ id: string }[]> {
+  if (batches.length === 0) return []
+  return sql<{ id: string }[]>`
+    select r.id
+    from unnest(${batches.map((b) => b.organizationId)}::text[], ${batches.map((b) => b.id)}::uuid[],
+      ${batches.map((b) => b.fence)}::bigint[], ${batches.map((b) => b.batch)}::int[])
+      as g (organization_id, run_id, fence, batch)
+    join runs r on r.organization_id = g.organization_id and r.id = g.run_id
     where r.fence = g.fence and r.reply_batch = g.batch`
-  return new Set(rows.map((row) => row.id))
+}
+
+/** What one pass published, and what it saw of the queue. */
+export interface PublishPass {
+  published: PublishedEvents[]
+  /** Rows that it looked at, the lowest of their ids and the highest; 0 when there were none. */
+  seen: number
+  lowestId: number
+  highestId: number
+  /** Every transaction below this number was over when the pass looked. */
+  oldestXid: number
+  /** Every transaction that had begun to write by then is below this number. */
+  nextXid: number
 }
 
 /**
  * Publishes waiting replies, oldest first: takes them off the queue and appends them to the log of their conversation
  * under its next numbers, in one statement (I2). A conversation that another publisher holds at this moment is left to
  * it. `afterId` skips rows that are known to be gone, whose dead versions a long transaction may keep in the index.
- *
- * @returns what was appended, and the lowest id that this pass looked at (0 when it found nothing).
  */
 export async function publishReplies(
   sql: Sql,
   { rowsMax, afterId }: { rowsMax: number; afterId: number },
-): Promise<{ published: PublishedEvents[]; seen: number; lowestId: number }> {
-  const rows = await sql<(PublishedEvents & { seen: number; lowestId: number })[]>`
+): Promise<PublishPass> {
+  const rows = await sql<(PublishedEvents & Omit<PublishPass, 'published'>)[]>`
     with head as materialized (
       select id, organization_id, conversation_id from thread_response where id > ${afterId} order by id limit ${rowsMax}
     ), held as materialized (
@@ -91,13 +118,18 @@ export async function publishReplies(
     ), moved as (
       update conversations c set last_seq = p.last_seq from packed p
       where c.organization_id = p.organization_id and c.id = p.conversation_id
-    ), stats as (select count(*)::int as seen, coalesce(min(id), 0)::bigint as lowest from head)
+    ), page as (
+      select count(*)::int as seen, coalesce(min(id), 0)::bigint as lowest, coalesce(max(id), 0)::bigint as highest from head
+    )
     select p.organization_id as "organizationId", p.conversation_id as "conversationId",
       p.first_seq::bigint as "firstSeq", p.last_seq::bigint as "lastSeq", p.events,
-      s.seen as "seen", s.lowest as "lowestId"
-    from stats s left join packed p on true`
+      s.seen, s.lowest as "lowestId", s.highest as "highestId",
+      pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "oldestXid",
+      pg_snapshot_xmax(pg_current_snapshot())::text::bigint as "nextXid"
+    from page s left join packed p on true`
+  const { seen, lowestId, highestId, oldestXid, nextXid } = rows[0]!
   const published = rows.filter((row) => row.organizationId !== null)
-  return { published, seen: rows[0]?.seen ?? 0, lowestId: rows[0]?.lowestId ?? 0 }
+  return { published, seen, lowestId, highestId, oldestXid, nextXid }
 }
 
 /**

@@ -11,29 +11,30 @@ export interface Position {
   after: number
 }
 
-/** Rows of one conversation that end after `after`, oldest first, at most `rowsMax`. Served by the primary key. */
-export function readLog(sql: Sql, position: Position, rowsMax: number): Promise<LogRow[]> {
-  return sql<LogRow[]>`
-    select organization_id as "organizationId", conversation_id as "conversationId",
-      first_seq as "firstSeq", last_seq as "lastSeq", events
-    from event_log
-    where organization_id = ${position.organizationId} and conversation_id = ${position.conversationId}
-      and last_seq > ${position.after}
-    order by last_seq limit ${rowsMax}`
-}
+/** What one read may bring of a conversation: a page of rows, cut off where it grows too large for the memory. */
+const ROWS_MAX = 64
+const BYTES_MAX = 524_288
 
-/** The same for many conversations in one round trip: the first `rowsMax` rows after each position. */
-export function readLogs(sql: Sql, positions: Position[], rowsMax: number): Promise<LogRow[]> {
+/**
+ * The first rows of each conversation that end after its position, oldest first: at most 64, and none that begins
+ * behind the first 512 KiB. No row means that there is none. Served by the primary key; sizes are in the rows' headers,
+ * so nothing large is read to be left out.
+ */
+export function readLogs(sql: Sql, positions: Position[]): Promise<LogRow[]> {
   return sql<LogRow[]>`
     select l.organization_id as "organizationId", l.conversation_id as "conversationId",
       l.first_seq as "firstSeq", l.last_seq as "lastSeq", l.events
     from unnest(${positions.map((p) => p.organizationId)}::text[], ${positions.map((p) => p.conversationId)}::text[],
       ${positions.map((p) => p.after)}::bigint[]) as x (organization_id, conversation_id, after)
     cross join lateral (
-      select * from event_log e
-      where e.organization_id = x.organization_id and e.conversation_id = x.conversation_id and e.last_seq > x.after
-      order by e.last_seq limit ${rowsMax}
+      select page.*, sum(octet_length(events)) over (order by last_seq) - octet_length(events) as bytes_before
+      from (
+        select * from event_log e
+        where e.organization_id = x.organization_id and e.conversation_id = x.conversation_id and e.last_seq > x.after
+        order by e.last_seq limit ${ROWS_MAX}
+      ) page
     ) l
+    where l.bytes_before < ${BYTES_MAX}
     order by l.organization_id, l.conversation_id, l.last_seq`
 }
 

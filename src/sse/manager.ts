@@ -3,7 +3,7 @@ import type { Sql } from '../db/client.ts'
 import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
-import { readLog } from './event-log.ts'
+import { type LogRow, readLogs } from './event-log.ts'
 import { encodeChunk, formatEvent, formatNotice, type LoggedEvent, parseEventLines } from './frames.ts'
 import { comeBack, openStream, type Stream } from './stream.ts'
 import { type Channel, channelKey, type Tail } from './tail.ts'
@@ -13,13 +13,22 @@ export interface SseManager extends Service {
   admit(): void
   /**
    * Makes the response an event stream of a conversation: first `preamble`, then every event after `after`, each once
-   * and in order, until the client goes or the conversation ends.
+   * and in order, until the client goes or the conversation ends. Throws like `admit`, while an answer is still possible:
+   * others may have been attached since the caller asked.
    *
    * @param head the conversation's last event number, as the caller has just read it.
+   * @param onClose called once when the stream is over, whoever ended it.
    */
   attach(
     outgoing: ServerResponse,
-    args: { organizationId: string; conversationId: string; after: number; head: number; preamble: string },
+    args: {
+      organizationId: string
+      conversationId: string
+      after: number
+      head: number
+      preamble: string
+      onClose?: (() => void) | undefined
+    },
   ): void
   /** Open streams of this replica. */
   count(): number
@@ -30,24 +39,26 @@ export interface SseManagerOptions {
   streamsPerConversationMax: number
   pingMs: number
   bufferBytesMax: number
+  /** How long a reader may leave everything that waits for it; 30 s unless given. */
+  stalledMs?: number
 }
 
 export interface SseManagerDeps {
   sql: Sql
   tail: Tail
   log: Logger
-  /** Told when the first stream of a conversation opened here, and when the last one closed. */
-  onPresence?(key: { organizationId: string; conversationId: string }, present: boolean): void
-  /** Told when a turn's end was written to a client. */
-  onEndDelivered?(key: { organizationId: string; conversationId: string; seq: number }): void
 }
 
 interface Followed extends Channel {
   streams: Set<Stream>
+  /** The conversation is over, and so is each stream that has had its last event. */
+  ended: boolean
 }
 
-/** Rows of the log read at a time by a stream that catches up. */
-const CATCH_UP_ROWS = 64
+/** A stream that catches up is written to in pieces of about this many characters, so that a slow reader is noticed. */
+const PIECE_CHARS = 65_536
+/** Last words of every stream of a conversation that is over. */
+const ENDED = formatNotice('closed', { reason: 'ended' })
 /** Streams are pinged in this many groups, so that not all are written to in one tick. */
 const PING_GROUPS = 16
 
@@ -63,6 +74,13 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   let draining = false
   let wheel: NodeJS.Timeout | undefined
 
+  function admit() {
+    if (draining) throw new AppError('draining', 'This replica is shutting down', { retryAfterSeconds: 1 })
+    if (count >= options.streamsMax) {
+      throw new AppError('too_many_streams', 'This replica holds as many streams as it may', { retryAfterSeconds: 5 })
+    }
+  }
+
   function follow(organizationId: string, conversationId: string, head: number): Followed {
     const key = channelKey(organizationId, conversationId)
     const known = followed.get(key)
@@ -72,13 +90,16 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       conversationId,
       head,
       streams: new Set(),
+      ended: false,
       onEvents: (events) => broadcast(channel, events),
       onGap: () => endAll(channel, comeBack),
-      onEnded: () => endAll(channel, () => formatNotice('closed', { reason: 'ended' })),
+      onEnded: () => {
+        channel.ended = true
+        for (const stream of [...channel.streams]) if (stream.live) stream.end(ENDED)
+      },
     }
     followed.set(key, channel)
     deps.tail.follow(channel)
-    deps.onPresence?.(channel, true)
     return channel
   }
 
@@ -89,7 +110,6 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     if (channel.streams.size > 0) return
     followed.delete(channelKey(channel.organizationId, channel.conversationId))
     deps.tail.unfollow(channel)
-    deps.onPresence?.(channel, false)
   }
 
   function broadcast(channel: Followed, events: LoggedEvent[]) {
@@ -109,10 +129,11 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   }
 
   function deliver(channel: Followed, stream: Stream, { events, chunk }: { events: LoggedEvent[]; chunk: Buffer }) {
-    const keepsUp = stream.write(chunk)
-    stream.position = events.at(-1)!.seq
-    for (const event of events) if (event.name === 'complete') deps.onEndDelivered?.({ ...channel, seq: event.seq })
-    if (keepsUp || stream.closed) return
+    if (stream.hasRoom(chunk.length)) {
+      const keepsUp = stream.write(chunk)
+      stream.position = events.at(-1)!.seq
+      if (keepsUp || stream.closed) return
+    }
     stream.live = false
     void catchUp(channel, stream)
   }
@@ -120,25 +141,31 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   /** Reads the log from the stream's position until it stands where the channel stands, then makes it live. */
   async function catchUp(channel: Followed, stream: Stream) {
     try {
-      while (!stream.closed) {
-        await stream.drained()
-        if (stream.position >= channel.head) break
-        const rows = await readLog(deps.sql, { ...channel, after: stream.position }, CATCH_UP_ROWS)
-        for (const row of rows) {
-          if (row.firstSeq > stream.position + 1) return stream.end(comeBack())
-          const events = parseEventLines(row.events, row.firstSeq).filter((event) => event.seq > stream.position)
-          stream.position = row.lastSeq
-          for (const event of events)
-            if (event.name === 'complete') deps.onEndDelivered?.({ ...channel, seq: event.seq })
-          if (!stream.write(encodeEvents(events))) await stream.drained()
-        }
+      await stream.drained()
+      while (!stream.closed && stream.position < channel.head) {
+        const rows = await readLogs(deps.sql, [{ ...channel, after: stream.position }])
         // The rest was removed meanwhile: the client comes back and is told so by `reset`.
         if (rows.length === 0) return stream.end(comeBack())
+        for (const row of rows) await replay(stream, row)
+        await stream.drained()
       }
-      if (!stream.closed) stream.live = true
+      if (channel.ended) stream.end(ENDED)
+      else stream.live = true
     } catch (error) {
       deps.log.warn({ err: errorLine(error), conversationId: channel.conversationId }, 'stream could not catch up')
       stream.end(comeBack())
+    }
+  }
+
+  /** Writes what of a row the stream does not have yet, in pieces, as fast as the reader reads. */
+  async function replay(stream: Stream, row: LogRow) {
+    if (row.firstSeq > stream.position + 1) return stream.end(comeBack())
+    const events = parseEventLines(row.events, row.firstSeq).filter((event) => event.seq > stream.position)
+    for (const piece of pieces(events)) {
+      if (stream.closed) return
+      const keepsUp = stream.write(encodeEvents(piece))
+      stream.position = piece.at(-1)!.seq
+      if (!keepsUp) await stream.drained()
     }
   }
 
@@ -155,15 +182,16 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   return {
     name: 'sse',
     count: () => count,
-    admit() {
-      if (draining) throw new AppError('draining', 'This replica is shutting down', { retryAfterSeconds: 1 })
-      if (count >= options.streamsMax) {
-        throw new AppError('too_many_streams', 'This replica holds as many streams as it may', { retryAfterSeconds: 5 })
-      }
-    },
-    attach(outgoing, { organizationId, conversationId, after, head, preamble }) {
+    admit,
+    attach(outgoing, { organizationId, conversationId, after, head, preamble, onClose }) {
+      admit()
       const channel = follow(organizationId, conversationId, head)
-      const stream = openStream(outgoing, { bytesMax: options.bufferBytesMax, onClose: () => leave(channel, stream) })
+      const { bufferBytesMax: bytesMax, stalledMs } = options
+      const close = () => {
+        leave(channel, stream)
+        onClose?.()
+      }
+      const stream = openStream(outgoing, { bytesMax, stalledMs, onClose: close })
       stream.position = after
       channel.streams.add(stream)
       groups[opened++ % PING_GROUPS]!.add(stream)
@@ -185,6 +213,21 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       for (const channel of [...followed.values()]) endAll(channel, comeBack)
     },
   }
+}
+
+/** Cuts events into groups of about `PIECE_CHARS`, each of one event at least. */
+function* pieces(events: LoggedEvent[]): Generator<LoggedEvent[]> {
+  let piece: LoggedEvent[] = []
+  let chars = 0
+  for (const event of events) {
+    piece.push(event)
+    chars += event.data.length
+    if (chars < PIECE_CHARS) continue
+    yield piece
+    piece = []
+    chars = 0
+  }
+  if (piece.length > 0) yield piece
 }
 
 function encodeEvents(events: LoggedEvent[]): Buffer {

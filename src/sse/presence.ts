@@ -1,69 +1,34 @@
 import type { Sql } from '../db/client.ts'
+import { lazyCommit } from '../db/lazy-commit.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 
-/** Changes written in one statement. */
-const PAGE = 1_000
-
-export interface Presence extends Loop {
-  /** Notes that this replica now has, or no longer has, open streams of a conversation. */
-  mark(key: { organizationId: string; conversationId: string }, present: boolean): void
+/** One open stream. */
+export interface StreamKey {
+  organizationId: string
+  conversationId: string
+  /** A UUID of its own, so that the end of one stream never hides another that has just begun. */
+  id: string
 }
 
+/** Streams whose end is noted in one statement. */
+const PAGE = 1_000
+
 /**
- * Keeps `stream_presence` in step with this replica's streams, so that every replica can say whether a conversation is
- * being watched. Changes are collected and written together; what opens and closes at once is never written.
- * The rows vanish with the replica's own row when it dies.
+ * Notes that a stream is open, as part of the transaction that decides where it starts. Under the conversation's lock
+ * a turn's end either came before, and was looked at, or comes after, and finds this row.
  */
-export function createPresence({ sql, log }: { sql: Sql; log: Logger }, { replica }: { replica: string }): Presence {
-  const wanted = new Map<string, { organizationId: string; conversationId: string; present: boolean }>()
-  const written = new Set<string>()
+export async function notePresence(tx: Sql, stream: StreamKey, replica: string): Promise<void> {
+  await tx`
+    insert into stream_presence (organization_id, conversation_id, id, replica_id)
+    select ${stream.organizationId}, ${stream.conversationId}, ${stream.id}, ${replica} from ${lazyCommit(tx)}`
+}
 
-  const loop = createLoop({ log }, { name: 'presence', everyMs: 5_000, pass })
-
-  async function pass() {
-    const page = [...wanted.entries()].slice(0, PAGE)
-    for (const [key] of page) wanted.delete(key)
-    const changed = page.filter(([key, change]) => change.present !== written.has(key))
-    try {
-      await write(
-        changed.filter(([, change]) => change.present).map(([, change]) => change),
-        true,
-      )
-      await write(
-        changed.filter(([, change]) => !change.present).map(([, change]) => change),
-        false,
-      )
-    } catch (error) {
-      for (const [key, change] of page) if (!wanted.has(key)) wanted.set(key, change)
-      throw error
-    }
-    for (const [key, change] of changed) change.present ? written.add(key) : written.delete(key)
-    return wanted.size > 0
-  }
-
-  async function write(keys: { organizationId: string; conversationId: string }[], present: boolean) {
-    if (keys.length === 0) return
-    const given = sql`unnest(${keys.map((k) => k.organizationId)}::text[], ${keys.map((k) => k.conversationId)}::text[])
-      as x (organization_id, conversation_id)`
-    if (present) {
-      await sql`
-        insert into stream_presence (organization_id, conversation_id, replica_id)
-        select x.organization_id, x.conversation_id, ${replica} from ${given} on conflict do nothing`
-    } else {
-      await sql`
-        delete from stream_presence p using ${given}
-        where p.organization_id = x.organization_id and p.conversation_id = x.conversation_id and p.replica_id = ${replica}`
-    }
-  }
-
-  return {
-    ...loop,
-    mark(key, present) {
-      wanted.set(`${key.organizationId}/${key.conversationId}`, { ...key, present })
-      loop.ring()
-    },
-  }
+/** SQL condition: some living replica has an open stream of the conversation. */
+export function isWatched(sql: Sql, key: { organizationId: string; conversationId: string }) {
+  return sql`exists (
+    select 1 from stream_presence p join replicas r on r.id = p.replica_id and r.lease_until > now()
+    where p.organization_id = ${key.organizationId} and p.conversation_id = ${key.conversationId})`
 }
 
 /** Whether any living replica has an open stream of the conversation. */
@@ -71,8 +36,39 @@ export async function hasOpenStream(
   sql: Sql,
   key: { organizationId: string; conversationId: string },
 ): Promise<boolean> {
-  const rows = await sql`
-    select 1 from stream_presence p join replicas r on r.id = p.replica_id and r.lease_until > now()
-    where p.organization_id = ${key.organizationId} and p.conversation_id = ${key.conversationId} limit 1`
-  return rows.length > 0
+  const [row] = await sql<{ watched: boolean }[]>`select ${isWatched(sql, key)} as watched`
+  return row!.watched
+}
+
+export interface Presence extends Loop {
+  /** Notes, a little later and together with others, that a stream is over. */
+  leave(stream: StreamKey): void
+}
+
+/** Removes the rows of streams that ended. Those of a replica that died vanish with the replica's own row. */
+export function createPresence({ sql, log }: { sql: Sql; log: Logger }): Presence {
+  let over: StreamKey[] = []
+
+  const loop = createLoop({ log }, { name: 'presence', everyMs: 5_000, pass })
+
+  async function pass() {
+    const page = over.slice(0, PAGE)
+    if (page.length === 0) return false
+    await sql`
+      delete from stream_presence p
+      using ${lazyCommit(sql)}, unnest(${page.map((s) => s.organizationId)}::text[],
+        ${page.map((s) => s.conversationId)}::text[], ${page.map((s) => s.id)}::uuid[])
+        as x (organization_id, conversation_id, id)
+      where p.organization_id = x.organization_id and p.conversation_id = x.conversation_id and p.id = x.id`
+    over = over.slice(page.length)
+    return over.length > 0
+  }
+
+  return {
+    ...loop,
+    leave(stream) {
+      over.push(stream)
+      loop.ring()
+    },
+  }
 }

@@ -3,8 +3,8 @@ import type { Socket } from 'node:net'
 import { encodeChunk, FINAL_CHUNK, formatRetry } from './frames.ts'
 
 /** Above this many waiting bytes a stream gets no live events; it catches up from the log when the reader has read. */
-export const SOFT_BYTES = 262_144
-/** A reader that has read nothing for this long is gone, whatever its socket says. */
+const SOFT_BYTES = 262_144
+/** A reader that has taken nothing of what waits for it for this long is gone, whatever its socket says. */
 const STALLED_MS = 30_000
 /** How long an ended stream may take to hand over its last bytes. */
 const LINGER_MS = 5_000
@@ -16,6 +16,8 @@ export interface Stream {
   /** True while events are written as they come; false while the stream reads up from the log. */
   live: boolean
   readonly closed: boolean
+  /** Whether so many bytes may join what waits already. A reader that has taken everything is given any number. */
+  hasRoom(bytes: number): boolean
   /** Writes a whole chunk. Returns false when the reader is slow: stop, and wait for `drained`. */
   write(chunk: Buffer): boolean
   /** Resolves when the reader has caught up with what was written, or is gone. */
@@ -31,7 +33,11 @@ export interface Stream {
  * since one prepared buffer for all streams costs far less than the response object's own framing.
  * `onClose` is called exactly once, however the stream ends.
  */
-export function openStream(outgoing: ServerResponse, args: { bytesMax: number; onClose(): void }): Stream {
+export function openStream(
+  outgoing: ServerResponse,
+  args: { bytesMax: number; stalledMs?: number | undefined; onClose(): void },
+): Stream {
+  const { bytesMax, stalledMs = STALLED_MS } = args
   outgoing.writeHead(200, {
     'content-type': 'text/event-stream; charset=utf-8',
     'cache-control': 'no-cache, no-transform',
@@ -42,11 +48,11 @@ export function openStream(outgoing: ServerResponse, args: { bytesMax: number; o
   outgoing.flushHeaders()
   const socket = outgoing.socket
   let closed = false
-  let blockedSince = 0
+  let taken = 0
+  let takenAt = performance.now()
   let waiters: (() => void)[] = []
 
   const wake = () => {
-    blockedSince = 0
     const woken = waiters
     waiters = []
     for (const resolve of woken) resolve()
@@ -65,13 +71,14 @@ export function openStream(outgoing: ServerResponse, args: { bytesMax: number; o
     get closed() {
       return closed
     },
+    hasRoom(bytes) {
+      const waiting = socket?.writableLength ?? 0
+      return waiting === 0 || waiting + bytes <= bytesMax
+    },
     write(chunk) {
       if (closed || !socket) return false
       socket.write(chunk)
-      if (socket.writableLength <= SOFT_BYTES) return true
-      blockedSince ||= performance.now()
-      if (socket.writableLength > args.bytesMax) socket.destroy()
-      return false
+      return socket.writableLength <= SOFT_BYTES
     },
     drained() {
       if (closed || !socket?.writableNeedDrain) return Promise.resolve()
@@ -85,8 +92,14 @@ export function openStream(outgoing: ServerResponse, args: { bytesMax: number; o
       close()
     },
     dropIfStalled() {
-      if (blockedSince === 0 || performance.now() - blockedSince < STALLED_MS) return false
-      socket?.destroy()
+      if (!socket) return false
+      const takenNow = socket.bytesWritten - socket.writableLength
+      if (socket.writableLength === 0 || takenNow !== taken) {
+        taken = takenNow
+        takenAt = performance.now()
+      }
+      if (performance.now() - takenAt < stalledMs) return false
+      socket.destroy()
       return true
     },
   }

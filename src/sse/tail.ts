@@ -36,9 +36,7 @@ export function channelKey(organizationId: string, conversationId: string): stri
 }
 
 /** Conversations asked for in one statement. */
-const PAGE = 500
-/** Rows read of one conversation at a time. */
-const ROWS_MAX = 64
+const PAGE = 200
 
 /**
  * The one reader of the log for all streams of this replica.
@@ -48,10 +46,10 @@ const ROWS_MAX = 64
  */
 export function createTail({ sql, log }: { sql: Sql; log: Logger }, { pollMs }: { pollMs(): number }): Tail {
   const channels = new Map<string, Channel>()
-  /** Channels whose log lies ahead of their head, as far as anyone knows. */
-  const behind = new Set<string>()
+  /** Channels that stand before a number which is known to be in the log. */
+  const behind = new Map<string, number>()
   /** Channels whose conversation is to be looked at in the next pass. */
-  const unsure = new Set<string>()
+  const unsure = new Map<string, number>()
   /** Ended conversations, with the number that their channel must reach before it is told. */
   const ending = new Map<string, number>()
   let headsDueAt = 0
@@ -61,7 +59,7 @@ export function createTail({ sql, log }: { sql: Sql; log: Logger }, { pollMs }: 
   async function pass() {
     if (performance.now() >= headsDueAt) {
       headsDueAt = performance.now() + pollMs() * 0.8
-      for (const key of channels.keys()) unsure.add(key)
+      for (const key of channels.keys()) unsure.set(key, 0)
     }
     await page(unsure, checkHeads)
     await page(behind, readBehind)
@@ -69,43 +67,42 @@ export function createTail({ sql, log }: { sql: Sql; log: Logger }, { pollMs }: 
     return unsure.size > 0 || behind.size > 0
   }
 
-  /** Works on up to a page of `keys`; they are put back when the work fails. */
-  async function page(keys: Set<string>, work: (own: Channel[]) => Promise<void>) {
-    const taken = [...keys.values().take(PAGE)]
-    for (const key of taken) keys.delete(key)
-    const own = taken.flatMap((key) => channels.get(key) ?? [])
+  /** Works on up to a page of what is due; it is put back when the work fails. */
+  async function page(due: Map<string, number>, work: (own: Channel[], taken: Map<string, number>) => Promise<void>) {
+    const taken = new Map(due.entries().take(PAGE))
+    for (const key of taken.keys()) due.delete(key)
+    const own = [...taken.keys()].flatMap((key) => channels.get(key) ?? [])
     if (own.length === 0) return
-    await work(own).catch((error: unknown) => {
-      for (const key of taken) keys.add(key)
+    await work(own, taken).catch((error: unknown) => {
+      for (const [key, seq] of taken) raise(due, key, seq)
       throw error
     })
   }
 
   /** Compares channels with their conversations: catches lost doorbells and conversations that were ended. */
   async function checkHeads(own: Channel[]) {
-    const heads = new Map((await readHeads(sql, own)).map((h) => [channelKey(h.organizationId, h.conversationId), h]))
+    const heads = new Map((await readHeads(sql, own)).map((head) => [keyOf(head), head]))
     for (const channel of own) {
-      const key = channelKey(channel.organizationId, channel.conversationId)
-      const head = heads.get(key)
-      if (head && head.lastSeq > channel.head) behind.add(key)
-      if (!head || head.ended) ending.set(key, head?.lastSeq ?? 0)
+      const head = heads.get(keyOf(channel))
+      if (head && head.lastSeq > channel.head) raise(behind, keyOf(channel), head.lastSeq)
+      if (!head || head.ended) ending.set(keyOf(channel), head?.lastSeq ?? 0)
     }
   }
 
-  async function readBehind(own: Channel[]) {
-    const rows = await readLogs(
-      sql,
-      own.map((channel) => ({ ...channel, after: channel.head })),
-      ROWS_MAX,
-    )
-    const counts = new Map<string, number>()
-    for (const row of rows) {
-      const key = channelKey(row.organizationId, row.conversationId)
-      const channel = channels.get(key)
-      if (channel && !accept(channel, row)) channel.onGap()
-      counts.set(key, (counts.get(key) ?? 0) + 1)
+  async function readBehind(own: Channel[], known: Map<string, number>) {
+    const positions = own.map((channel) => ({ ...channel, after: channel.head }))
+    const found = Map.groupBy(await readLogs(sql, positions), keyOf)
+    for (const channel of own) {
+      const key = keyOf(channel)
+      // While this was read the channel may have gone, and another may have come in its place.
+      if (channels.get(key) !== channel) continue
+      const rows = found.get(key) ?? []
+      const whole = rows.every((row) => accept(channel, row))
+      if (whole && channel.head >= known.get(key)!) continue
+      // No row is left of what is known to have been there: it was removed.
+      if (whole && rows.length > 0) raise(behind, key, known.get(key)!)
+      else channel.onGap()
     }
-    for (const [key, count] of counts) if (count === ROWS_MAX) behind.add(key)
   }
 
   function tellEnded() {
@@ -117,11 +114,12 @@ export function createTail({ sql, log }: { sql: Sql; log: Logger }, { pollMs }: 
     }
   }
 
-  /** Hands on what of this row the channel does not have yet. Returns false when something before it is missing. */
+  /** Hands on what of this row the channel does not have yet. Returns false when it does not continue the channel. */
   function accept(channel: Channel, row: LogRow): boolean {
     if (row.lastSeq <= channel.head) return true
     if (row.firstSeq > channel.head + 1) return false
     const events = parseEventLines(row.events, row.firstSeq)
+    if (events.length !== row.lastSeq - row.firstSeq + 1) return false
     const fresh = row.firstSeq > channel.head ? events : events.slice(channel.head + 1 - row.firstSeq)
     channel.head = row.lastSeq
     channel.onEvents(fresh)
@@ -131,29 +129,34 @@ export function createTail({ sql, log }: { sql: Sql; log: Logger }, { pollMs }: 
   return {
     ...loop,
     follow(channel) {
-      const key = channelKey(channel.organizationId, channel.conversationId)
-      channels.set(key, channel)
-      // What was published between the caller's look at the conversation and this moment rang for nobody.
-      behind.add(key)
+      channels.set(keyOf(channel), channel)
+      // What happened between the caller's look at the conversation and this moment rang for nobody.
+      unsure.set(keyOf(channel), 0)
       loop.ring()
     },
     unfollow(channel) {
-      const key = channelKey(channel.organizationId, channel.conversationId)
-      if (channels.get(key) === channel) channels.delete(key)
+      if (channels.get(keyOf(channel)) === channel) channels.delete(keyOf(channel))
     },
     offer(rows) {
       for (const row of rows) {
-        const key = channelKey(row.organizationId, row.conversationId)
-        const channel = channels.get(key)
+        const channel = channels.get(keyOf(row))
         if (!channel || accept(channel, row)) continue
-        behind.add(key)
+        raise(behind, keyOf(row), row.lastSeq)
         loop.ring()
       }
     },
     suspect(key) {
       if (key === undefined) headsDueAt = 0
-      else unsure.add(key)
+      else unsure.set(key, 0)
       loop.ring()
     },
   }
+}
+
+function keyOf({ organizationId, conversationId }: { organizationId: string; conversationId: string }): string {
+  return channelKey(organizationId, conversationId)
+}
+
+function raise(due: Map<string, number>, key: string, seq: number) {
+  due.set(key, Math.max(seq, due.get(key) ?? 0))
 }

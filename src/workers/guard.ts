@@ -18,7 +18,7 @@ while read -r verb group; do
     del) groups="\${groups%% $group *} \${groups#* $group }" ;;
   esac
 done
-true
+for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 rm -rf -- "$1"
 `
 

@@ -24,9 +24,10 @@ export interface RunReplies {
   hasRoom(): boolean
   /**
    * Takes no more, waits for the batch in flight, and returns what was never sent: the transaction that ends the run
-   * writes it. Aborting `signal` gives up waiting for a database that does not come back.
+   * writes it. Aborting `signal` gives up waiting for a database that does not come back; then the answer is null, and
+   * nobody may say how the run ended, since nobody knows what of it is stored.
    */
-  close(signal: AbortSignal): Promise<string[]>
+  close(signal: AbortSignal): Promise<string[] | null>
 }
 
 export interface ReplyWriter extends Service {
@@ -146,6 +147,7 @@ export function createReplyWriter({
           entry.open = false
           if (!entry.sent) entries.delete(entry)
           while (entry.sent && !signal.aborted) await flight
+          if (entry.sent) return null
           return entry.waiting.map((event) => encodeEventLine(event.name, event.data))
         },
       }

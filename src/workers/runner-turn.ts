@@ -64,6 +64,7 @@ export async function beginTurn(
       },
       onTool: (tool) => replies.event('tool-use', { ...tool, messageId: run.messageId, timestamp: Date.now() }),
       onBeat: sayRunning,
+      hasRoom: replies.hasRoom,
     },
     async saveStep(step) {
       for (let tries = 1; ; tries++) {

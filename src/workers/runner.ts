@@ -195,6 +195,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     // The lease bounds how long a batch may wait for a database that is away.
     const unsent = await replies.close(AbortSignal.timeout(options.leaseMs * 2))
     if (reason === 'ended elsewhere' || reason === 'lease lost') return reason
+    if (unsent === null) throw new Error('its replies could not be stored')
     if (reason === 'handed over') {
       await releaseRun(sql, run, { delayMs: 0, countAttempt: false })
       signals.runReady()

@@ -67,9 +67,10 @@ function endFaults({ events, acknowledged }: Seen): string[] {
     const ends = endsOf(events, messageId)
     if (ends.length !== 1) return [`${messageId} ended ${ends.length} times`]
     const got = ends[0]?.data.status
+    const why = events.find((event) => event.name === 'error' && event.data.messageId === messageId)?.data
     const late = events.slice(events.indexOf(ends[0]!) + 1).filter((event) => event.data.messageId === messageId)
     return [
-      ...(got === status ? [] : [`${messageId} ended as ${got}, not ${status}`]),
+      ...(got === status ? [] : [`${messageId} ended as ${got}, not ${status}: ${why?.code} ${why?.error}`]),
       ...late.map((event) => `${event.name} of ${messageId} came behind its end`),
     ]
   })

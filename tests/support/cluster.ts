@@ -1,11 +1,12 @@
 import { request } from 'node:http'
-import { inject, onTestFailed } from 'vitest'
+import { test as base, inject, onTestFailed } from 'vitest'
 import type { Database } from '../../src/db/client.ts'
+import { createLogger } from '../../src/lib/logger.ts'
+import { createTestDatabase } from './database.ts'
 import { type Follower, type FollowOptions, followEvents } from './follower.ts'
 import { type Gateway, runProgram, startGateway } from './gateway.ts'
 import { type LoadBalancer, startLoadBalancer } from './proxy.ts'
 import { createRandom, type Random } from './random.ts'
-import { test as databaseTest } from './world.ts'
 
 /** Secrets of a test cluster; nothing outside knows them, and nothing else is signed with them. */
 export const SECRETS = {
@@ -21,6 +22,8 @@ const SETTINGS = {
   WORKERS_MAX: '40',
   SHUTDOWN_GRACE_SECONDS: '1',
 }
+
+const SILENT = { level: 'silent', pretty: false }
 
 export interface Answer {
   status: number
@@ -77,27 +80,37 @@ export interface ClusterOptions {
 }
 
 /**
- * `clusterOptions`: to be set with `test.override`. `cluster`: one for each test file, started with its first test.
- * When a test fails, the seed and the ends of all logs are printed; when the file is done, nothing of it is left running.
+ * `clusterOptions`: to be set with `test.override`. `cluster`: one for each test file, on a database of its own, started
+ * with the first test. When a test fails, the seed and the ends of all logs are printed; when the file is done, nothing of
+ * it is left running.
  */
-export const test = databaseTest.extend<{
-  $file: { clusterOptions: ClusterOptions; sharedCluster: { cluster: Cluster; report(): string } }
+export const test = base.extend<{
+  $worker: object
+  $file: { clusterOptions: ClusterOptions; started: StartedCluster }
   $test: { cluster: Cluster }
 }>({
-  clusterOptions: [{ replicas: 3, env: {} }, { scope: 'file' }],
-  sharedCluster: [
-    async ({ database, clusterOptions }, use) => {
+  clusterOptions: [
+    // biome-ignore lint/correctness/noEmptyPattern: vitest reads the parameter list
+    async ({}, use) => use({ replicas: 3, env: {} }),
+    { scope: 'file' },
+  ],
+  started: [
+    async ({ clusterOptions }, use) => {
+      const database = await createTestDatabase(inject('testServer'), { log: createLogger(SILENT) })
       if (database.url === undefined) throw new Error('a cluster needs a Postgres server')
       const own = await database.open({ poolMax: 2 })
-      const made = await startCluster({ url: database.url, database: own }, clusterOptions)
-      await use(made)
-      await made.stop()
+      const started = await startCluster({ url: database.url, database: own }, clusterOptions)
+      await use(started)
+      await started.stop()
       await own.close()
+      await database.drop()
     },
     { scope: 'file' },
   ],
-  cluster: async ({ sharedCluster: { cluster, report } }, use) => {
-    onTestFailed(() => process.stderr.write(`\nLOBU_TEST_SEED=${cluster.random.seed}\n${report()}`))
+  cluster: async ({ started: { cluster, report } }, use) => {
+    onTestFailed(() => {
+      process.stderr.write(`\nLOBU_TEST_SEED=${cluster.random.seed}\n${report()}`)
+    })
     await use(cluster)
   },
 })
@@ -105,7 +118,16 @@ export const test = databaseTest.extend<{
 /** Whether this run has the server that processes need; on the embedded engine the suites skip themselves. */
 export const hasPostgres = () => inject('testServer').kind === 'postgres'
 
-async function startCluster({ url, database }: { url: string; database: Database }, options: ClusterOptions) {
+interface StartedCluster {
+  cluster: Cluster
+  report(): string
+  stop(): Promise<void>
+}
+
+async function startCluster(
+  { url, database }: { url: string; database: Database },
+  options: ClusterOptions,
+): Promise<StartedCluster> {
   const random = createRandom()
   const proxy = await startLoadBalancer({ random })
   const started: Gateway[] = []

@@ -14,7 +14,7 @@ import {
   publishReplies,
   type ReplyBatch,
 } from '../../src/queue/thread-response.ts'
-import { readLog } from '../../src/sse/event-log.ts'
+import { readLogs } from '../../src/sse/event-log.ts'
 import { encodeEventLine, type LoggedEvent, parseEventLines } from '../../src/sse/frames.ts'
 import type { World } from './world.ts'
 
@@ -196,8 +196,14 @@ export async function readEvents(
   key: { organizationId: string; conversationId: string },
   after = 0,
 ): Promise<LoggedEvent[]> {
-  const rows = await readLog(sql, { ...key, after }, 100_000)
-  const events = rows.flatMap((row) => parseEventLines(row.events, row.firstSeq)).filter((event) => event.seq > after)
+  const events: LoggedEvent[] = []
+  for (;;) {
+    const rows = await readLogs(sql, [{ ...key, after: events.at(-1)?.seq ?? after }])
+    if (rows.length === 0) break
+    events.push(
+      ...rows.flatMap((row) => parseEventLines(row.events, row.firstSeq)).filter((event) => event.seq > after),
+    )
+  }
   events.forEach((event, index) => {
     if (index > 0 && event.seq !== events[index - 1]!.seq + 1) throw new Error(`the log has a gap before ${event.seq}`)
   })
@@ -243,14 +249,16 @@ async function holdOpen(world: World, sql: Sql, work: (tx: Sql) => Promise<unkno
   return { tx: await begun.promise, release }
 }
 
+/** Resolves once `check` no longer throws. The bound is for a test that hangs, not a limit on how fast things are. */
+export function until<T>(check: () => T | Promise<T>): Promise<T> {
+  return vi.waitFor(check, { timeout: 20_000, interval: 5 })
+}
+
 async function waitForLockWaiters(sql: Sql, count: number) {
-  await vi.waitFor(
-    async () => {
-      const [row] = await sql<{ n: number }[]>`
-        select count(*)::int as n from pg_stat_activity
-        where datname = current_database() and wait_event_type = 'Lock'`
-      if (row!.n < count) throw new Error(`${row!.n} statements wait for a lock, not ${count}`)
-    },
-    { timeout: 10_000, interval: 5 },
-  )
+  await until(async () => {
+    const [row] = await sql<{ n: number }[]>`
+      select count(*)::int as n from pg_stat_activity
+      where datname = current_database() and wait_event_type = 'Lock'`
+    if (row!.n < count) throw new Error(`${row!.n} statements wait for a lock, not ${count}`)
+  })
 }

@@ -111,11 +111,12 @@ function readStream(res: IncomingMessage, options: SseOptions): SseClient {
   function take(chunk: Buffer) {
     if (fault || left <= 0) return
     const taken = chunk.length <= left ? chunk : chunk.subarray(0, left)
+    const searched = Math.max(0, text.length - 1)
     text += decoder.write(taken)
     bytes += taken.length
     left -= taken.length
     try {
-      takeFrames()
+      takeFrames(searched)
     } catch (error) {
       fault = error as Error
       res.destroy()
@@ -123,9 +124,10 @@ function readStream(res: IncomingMessage, options: SseOptions): SseClient {
     if (left <= 0) res.socket.resetAndDestroy()
   }
 
-  function takeFrames() {
+  /** Takes the frames that are whole; none ends before `searched`. */
+  function takeFrames(searched: number) {
     let from = 0
-    for (let end = text.indexOf('\n\n', from); end >= 0; end = text.indexOf('\n\n', from)) {
+    for (let end = text.indexOf('\n\n', searched); end >= 0; end = text.indexOf('\n\n', from)) {
       takeFrame(text.slice(from, end))
       from = end + 2
     }

@@ -5,10 +5,13 @@ import { inTransaction } from '../../src/db/transaction.ts'
 import type { Signals } from '../../src/domain/signals.ts'
 import { createSignals, hearSignals } from '../../src/doorbells.ts'
 import { eventRoutes } from '../../src/http/routes/events.ts'
+import type { AppError } from '../../src/lib/errors.ts'
 import { newId } from '../../src/lib/ids.ts'
+import { createReplica } from '../../src/queue/replica.ts'
 import { type PublishedEvents, publishConversation } from '../../src/queue/thread-response.ts'
 import { encodeEventLine } from '../../src/sse/frames.ts'
 import { createSseManager, type SseManager, type SseManagerOptions } from '../../src/sse/manager.ts'
+import { createPresence } from '../../src/sse/presence.ts'
 import { createTail, type Tail } from '../../src/sse/tail.ts'
 import { serve } from './http.ts'
 import type { World } from './world.ts'
@@ -25,10 +28,8 @@ export interface StreamReplica {
   readonly signals: Signals
   /** Server side of the streams opened here, oldest first, each until it can be collected. */
   readonly sockets: WeakRef<Socket>[]
-  /** What the manager told of streams that opened and closed. */
-  readonly presence: { conversationId: string; present: boolean }[]
-  /** Ends that were written to clients here. */
-  readonly delivered: { conversationId: string; seq: number }[]
+  /** As the rows of its open streams have it. */
+  readonly id: string
   url(key: ConversationKey): string
 }
 
@@ -39,8 +40,18 @@ export interface StreamWorld {
   publish(key: ConversationKey, events: [name: string, data: Record<string, unknown>][]): Promise<PublishedEvents>
   /** Marks all events so far as a turn that ended a year ago: `pruneLog` may take them. */
   endTurn(key: ConversationKey): Promise<void>
-  /** A replica with the product's own route, manager, tail and doorbells; `deaf` is without doorbells in either direction. */
-  startReplica(options?: Partial<SseManagerOptions> & { deaf?: boolean; pollMs?: number }): Promise<StreamReplica>
+  /** A replica with the product's own route, manager, tail and doorbells. */
+  startReplica(options?: ReplicaOptions): Promise<StreamReplica>
+}
+
+export interface ReplicaOptions extends Partial<SseManagerOptions> {
+  /** Rings for nobody and hears nobody. */
+  deaf?: boolean
+  pollMs?: number
+  /** Its tail does not run before the test starts it, as on a machine that sleeps. */
+  asleep?: boolean
+  /** Runs when it is decided where a stream starts, and nothing of it exists yet. */
+  beforeAttach?(): Promise<void>
 }
 
 const DEFAULTS: SseManagerOptions = {
@@ -99,30 +110,30 @@ async function endTurn(sql: Sql, { organizationId, conversationId }: Conversatio
 async function startReplica(
   world: World,
   organizationId: string,
-  { deaf = false, pollMs = 60_000, ...options }: Partial<SseManagerOptions> & { deaf?: boolean; pollMs?: number },
+  { deaf = false, asleep = false, pollMs = 60_000, beforeAttach, ...options }: ReplicaOptions,
 ): Promise<StreamReplica> {
   const db = await world.replica()
-  const presence: StreamReplica['presence'] = []
-  const delivered: StreamReplica['delivered'] = []
+  const { sql } = db
   const { log } = world
-  const tail = await world.run(createTail({ sql: db.sql, log }, { pollMs: () => pollMs }))
-  const sse = await world.run(
-    createSseManager(
-      {
-        ...{ sql: db.sql, tail, log },
-        onPresence: ({ conversationId }, present) => void presence.push({ conversationId, present }),
-        onEndDelivered: ({ conversationId, seq }) => void delivered.push({ conversationId, seq }),
-      },
-      { ...DEFAULTS, ...options },
-    ),
-  )
-  const notifier = await world.run(createNotifier({ sql: db.sql, log }))
+  const id = newId('replica')
+  await (await world.run(createReplica({ sql, log }, { id, version: 'test', leaseMs: 60_000 }))).register()
+  const presence = await world.run(createPresence({ sql, log }))
+  const tail = createTail({ sql, log }, { pollMs: () => pollMs })
+  if (!asleep) await world.run(tail)
+  const sse = await world.run(createSseManager({ sql, tail, log }, { ...DEFAULTS, ...options }))
+  const notifier = await world.run(createNotifier({ sql, log }))
   // The part of a replica that runs turns has no place here.
   const parts = { tail, runner: { ring() {}, stopRun() {}, forget() {} } }
-  const replica = newId('replica')
-  const signals = createSignals({ notifier, parts: () => parts }, { replica })
-  if (!deaf) world.defer(await hearSignals(db, parts, { replica }))
+  const signals = createSignals({ notifier, parts: () => parts }, { replica: id })
+  if (!deaf) world.defer(await hearSignals(db, parts, { replica: id }))
 
+  const delayed: SseManager = {
+    ...sse,
+    attach: (outgoing, args) =>
+      void beforeAttach?.()
+        .then(() => sse.attach(outgoing, args))
+        .catch((error: AppError) => outgoing.writeHead(503).end(error.code)),
+  }
   const sockets: WeakRef<Socket>[] = []
   const { url } = await serve((app) => {
     app.use('*', async (c, next) => {
@@ -130,8 +141,8 @@ async function startReplica(
       c.set('actor', { kind: 'key', organizationId, organizationSlug: organizationId, userId: 'user' })
       await next()
     })
-    app.route('/', eventRoutes({ sql: db.sql, sse }))
+    app.route('/', eventRoutes({ sql, sse: beforeAttach ? delayed : sse, presence, replica: id }))
   })
   const urlOf = ({ conversationId }: ConversationKey) => `${url}/api/v1/agents/${conversationId}/events`
-  return { db, tail, sse, signals, sockets, presence, delivered, url: urlOf }
+  return { id, db, tail, sse, signals, sockets, url: urlOf }
 }

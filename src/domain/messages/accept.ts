@@ -148,21 +148,29 @@ async function insert(sql: Sql, message: NewMessage, options: AcceptOptions): Pr
   return { inserted: row.id === null ? null : row, exists: true, openRuns: row.openRuns }
 }
 
-/** Ends everything unfinished as cancelled and inserts the message, in one transaction. */
+/**
+ * Ends everything unfinished as cancelled and inserts the message, in one transaction. A message that was accepted
+ * before is looked for under the lock: its own repetition must not cancel it.
+ */
 async function interruptAndInsert(
   deps: { sql: Sql; signals: Signals },
   message: NewMessage,
   options: AcceptOptions,
 ): Promise<InsertResult> {
-  if (await findEarlier(deps.sql, message)) return { inserted: null, exists: true, openRuns: 0 }
   const { organizationId, conversationId } = message
-  const outcome = await inTransaction(deps.sql, async (tx) => {
+  const { cancelled, result } = await inTransaction(deps.sql, async (tx) => {
+    await tx`
+      select 1 from conversations where organization_id = ${organizationId} and id = ${conversationId}
+      for no key update`
+    if (await findEarlier(tx, message)) {
+      return { cancelled: null, result: { inserted: null, exists: true, openRuns: 0 } }
+    }
     const cancelled = await cancelOpenRuns(tx, { organizationId, conversationId })
     return { cancelled, result: await insert(tx, message, options) }
   })
-  for (const run of outcome.cancelled.ended) deps.signals.runEnded(run.id)
-  if (outcome.cancelled.published.length > 0) deps.signals.published(outcome.cancelled.published)
-  return outcome.result
+  for (const run of cancelled?.ended ?? []) deps.signals.runEnded(run.id)
+  if (cancelled && cancelled.published.length > 0) deps.signals.published(cancelled.published)
+  return result
 }
 
 /** The answer that this message id got when it was first accepted. @throws AppError 'idempotency_mismatch' */

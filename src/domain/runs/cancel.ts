@@ -1,6 +1,7 @@
 import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
+import { isUuid } from '../../lib/ids.ts'
 import type { PublishedEvents } from '../../queue/thread-response.ts'
 import type { Signals } from '../signals.ts'
 import { type EndedRun, endRunIn } from './end.ts'
@@ -64,10 +65,20 @@ async function findRun(
   sql: Sql,
   args: ConversationKey & { runId?: string | undefined; messageId?: string | undefined },
 ): Promise<string> {
-  const [row] = await sql<{ id: string }[]>`
-    select coalesce(absorbed_by, id) as id from runs
+  const named = args.runId === undefined ? await findRunOfMessage(sql, args) : args.runId
+  const rows = !isUuid(named)
+    ? []
+    : await sql<{ id: string }[]>`
+        select coalesce(absorbed_by, id) as id from runs
+        where organization_id = ${args.organizationId} and id = ${named} and conversation_id = ${args.conversationId}`
+  if (!rows[0]) throw new AppError('not_found', 'No such run in this conversation')
+  return rows[0].id
+}
+
+async function findRunOfMessage(sql: Sql, args: ConversationKey & { messageId?: string | undefined }): Promise<string> {
+  const [row] = await sql<{ runId: string }[]>`
+    select run_id as "runId" from messages
     where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId}
-      and (id::text = ${args.runId ?? null} or message_id = ${args.messageId ?? null})`
-  if (!row) throw new AppError('not_found', 'No such run in this conversation')
-  return row.id
+      and id = ${args.messageId ?? ''} and role = 'user'`
+  return row?.runId ?? ''
 }

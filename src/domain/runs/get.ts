@@ -1,8 +1,8 @@
 import type { Sql } from '../../db/client.ts'
 import type { RunState, RunUsage } from '../../db/tables.ts'
 import { AppError } from '../../lib/errors.ts'
+import { isUuid } from '../../lib/ids.ts'
 import { type Actor, requireConversation } from '../accounts/actor.ts'
-import { markEndsSeen } from './mark-seen.ts'
 
 export interface RunView {
   runId: string
@@ -37,21 +37,20 @@ interface Row {
   startedAt: Date | null
   endedAt: Date | null
   traceparent: string | null
-  endSeq: number | null
+  endSeenAt: Date | null
 }
 
 /** Status, timings and result of one run. Who has read an end here need not be shown it again by a fresh stream. */
 export async function getRun(sql: Sql, args: { actor: Actor; runId: string }): Promise<RunView> {
+  if (!isUuid(args.runId)) throw new AppError('not_found', 'No such run')
   const [row] = await sql<Row[]>`
     select id, conversation_id as "conversationId", message_id as "messageId", state, attempt, model,
       result_text as "resultText", usage, error_code as "errorCode", error_message as "errorMessage",
-      created_at as "createdAt", started_at as "startedAt", ended_at as "endedAt", traceparent, end_seq as "endSeq"
-    from runs where organization_id = ${args.actor.organizationId} and id::text = ${args.runId}`
+      created_at as "createdAt", started_at as "startedAt", ended_at as "endedAt", traceparent, end_seen_at as "endSeenAt"
+    from runs where organization_id = ${args.actor.organizationId} and id = ${args.runId}`
   if (!row) throw new AppError('not_found', 'No such run')
   requireConversation(args.actor, row.conversationId)
-  if (row.endSeq !== null) {
-    await markEndsSeen(sql, [{ ...args.actor, conversationId: row.conversationId, seq: row.endSeq }])
-  }
+  if (row.endedAt !== null && row.endSeenAt === null) await markEndSeen(sql, args)
   return {
     runId: row.id,
     agentId: row.conversationId,
@@ -68,6 +67,12 @@ export async function getRun(sql: Sql, args: { actor: Actor; runId: string }): P
     endedAt: row.endedAt?.getTime() ?? null,
     traceparent: row.traceparent,
   }
+}
+
+async function markEndSeen(sql: Sql, { actor, runId }: { actor: Actor; runId: string }) {
+  await sql`
+    update runs set end_seen_at = now()
+    where organization_id = ${actor.organizationId} and id = ${runId} and end_seen_at is null`
 }
 
 /** Which of the inner states a client needs to tell apart. */

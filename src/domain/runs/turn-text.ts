@@ -1,32 +1,27 @@
 import type { Sql } from '../../db/client.ts'
 import type { RunUsage } from '../../db/tables.ts'
-import { readLog } from '../../sse/event-log.ts'
 import { parseEventLines } from '../../sse/frames.ts'
-
-/** Rows of the log read at a time. */
-const ROWS_MAX = 256
 
 /**
  * Everything that was streamed as the answer to a message so far: what lies in the log after `afterSeq`, then what
- * still waits on the queue. Called where nothing can be added meanwhile: under the conversation's lock, or by the
- * run's new holder.
+ * still waits on the queue. One statement, because a publisher may move replies from the one to the other at any
+ * moment: only a single snapshot has each of them exactly once. Called where nothing can be added meanwhile: under the
+ * conversation's lock, or by the run's new holder.
  */
 export async function readStreamedText(
   sql: Sql,
   args: { organizationId: string; conversationId: string; afterSeq: number; messageId: string },
 ): Promise<string> {
-  let text = ''
-  let after = args.afterSeq
-  for (;;) {
-    const rows = await readLog(sql, { ...args, after }, ROWS_MAX)
-    for (const row of rows) text += deltasOf(row.events, args.messageId)
-    if (rows.length < ROWS_MAX) break
-    after = rows.at(-1)!.lastSeq
-  }
-  const waiting = await sql<{ events: string }[]>`
-    select events from thread_response
-    where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId} order by id`
-  return text + waiting.map((row) => deltasOf(row.events, args.messageId)).join('')
+  const rows = await sql<{ events: string }[]>`
+    select events from (
+      select 1 as part, last_seq as place, events from event_log
+      where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId}
+        and last_seq > ${args.afterSeq}
+      union all
+      select 2, id, events from thread_response
+      where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId}
+    ) x order by part, place`
+  return rows.map((row) => deltasOf(row.events, args.messageId)).join('')
 }
 
 function deltasOf(lines: string, messageId: string): string {

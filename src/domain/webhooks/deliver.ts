@@ -60,21 +60,25 @@ export function createWebhookDeliverer(deps: WebhookDelivererDeps, options: Webh
   const half = Math.max(1, Math.floor(concurrency / 2))
   const limits = { organizationMax: half, hostMax: half, laneMax: Math.max(1, Math.floor(concurrency / 4)) }
   const underWay = new Map<Lane, Promise<void>>()
-  let position: Lane | null = null
+  let served: Lane | null = null
   const loop = createLoop({ log }, { name: 'webhooks', everyMs: options.pollMs, pass })
 
-  /** Fills the free places. Lanes take turns: it goes on behind the last one that was served, once around at most. */
-  async function pass(): Promise<boolean> {
-    const free = concurrency - underWay.size
-    if (free === 0) return false
+  /** Fills the free places, once around all lanes, from behind the one that was served last: all get their turn. */
+  async function pass(signal: AbortSignal): Promise<boolean> {
     const morePromotable = await promoteDueCalls(sql)
-    const after = position
-    const look = await readReadyLanes(sql, { kind: KIND, after, lanesMax: LANES_MAX, perLaneMax: limits.laneMax })
-    const lanes = chooseLanes(look.lanes, underWay.keys(), { ...limits, free })
-    const calls = lanes.length === 0 ? [] : await claimCalls(sql, { kind: KIND, lanes, leaseMs })
-    for (const call of calls) underWay.set(call, deliver(call))
-    position = calls.length === free ? lanes.at(-1)! : look.last
-    return calls.length < free && (morePromotable || position !== null || after !== null)
+    let after = served
+    for (let ends = after === null ? 1 : 2; ends > 0 && !signal.aborted; ) {
+      const free = concurrency - underWay.size
+      if (free === 0) return false
+      const look = await readReadyLanes(sql, { kind: KIND, after, lanesMax: LANES_MAX, perLaneMax: limits.laneMax })
+      const lanes = chooseLanes(look.lanes, underWay.keys(), { ...limits, free })
+      const calls = lanes.length === 0 ? [] : await claimCalls(sql, { kind: KIND, lanes, leaseMs })
+      for (const call of calls) underWay.set(call, deliver(call))
+      served = lanes.at(-1) ?? served
+      after = look.last
+      if (after === null) ends--
+    }
+    return morePromotable
   }
 
   async function deliver(call: ClaimedCall) {

@@ -3,6 +3,7 @@ import { createRoute, z } from '@hono/zod-openapi'
 import type { Sql } from '../../db/client.ts'
 import { followConversation } from '../../domain/conversations/follow.ts'
 import type { SseManager } from '../../sse/manager.ts'
+import type { Presence } from '../../sse/presence.ts'
 import { actorOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { addLogFields } from '../request-log.ts'
@@ -28,15 +29,33 @@ const events = createRoute({
   },
 })
 
+export interface EventRouteDeps {
+  sql: Sql
+  sse: SseManager
+  presence: Presence
+  replica: string
+}
+
 /** The event stream. Everything is decided before the first byte; from there on the stream belongs to `SseManager`. */
-export function eventRoutes(deps: { sql: Sql; sse: SseManager }): Router {
+export function eventRoutes(deps: EventRouteDeps): Router {
   return createRouter().openapi(events, async (c) => {
     const conversationId = c.req.valid('param').id
     const lastEventId = c.req.valid('header')['last-event-id'] ?? c.req.valid('query').lastEventId
     deps.sse.admit()
-    const following = await followConversation(deps.sql, { actor: actorOf(c), conversationId, lastEventId })
+    const following = await followConversation(deps.sql, {
+      actor: actorOf(c),
+      conversationId,
+      lastEventId,
+      replica: deps.replica,
+    })
     addLogFields(c, { conversationId })
-    deps.sse.attach(c.env.outgoing as never, following)
+    const leave = () => deps.presence.leave(following.stream)
+    try {
+      deps.sse.attach(c.env.outgoing as never, { ...following, onClose: leave })
+    } catch (error) {
+      leave()
+      throw error
+    }
     return RESPONSE_ALREADY_SENT as never
   })
 }

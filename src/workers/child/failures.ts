@@ -60,14 +60,18 @@ export function describeFailure(error: unknown, { afterOutput = false } = {}): T
 }
 
 function describeCall(error: APICallError, afterOutput: boolean): TurnFailure {
-  const status = error.statusCode
-  if (status === undefined || status === 200) return describeEvent(error.data) ?? lostCall(afterOutput)
+  const { statusCode, message } = error
+  if (statusCode === undefined || statusCode < 400) return describeEvent(error.data) ?? lostCall(afterOutput)
+  return describeStatus(statusCode, message)
+}
+
+function describeStatus(status: number, reason: string): TurnFailure {
   if (status === 429) return FAILURES.rateLimited
   if (status === 503 || status === 529) return FAILURES.overloaded
   if (status === 401 || status === 403) return FAILURES.auth
   if (status === 408 || status === 504) return FAILURES.timeout
   if (status >= 500) return FAILURES.unavailable
-  const detail = oneLine(error.message)
+  const detail = oneLine(reason)
   const message = `The model provider refused the request (HTTP ${status})${detail === '' ? '.' : `: ${detail}`}`
   return { ...FAILURES.badRequest, message }
 }
@@ -76,8 +80,11 @@ function lostCall(afterOutput: boolean) {
   return afterOutput ? FAILURES.cut : FAILURES.unavailable
 }
 
-/** Errors that a provider sends inside its stream, in words of its own: `overloaded_error`, `rate_limit_exceeded`, … */
+/** Errors that a provider sends inside its stream: with a status, or in words such as `overloaded_error`. */
 function describeEvent(event: unknown): TurnFailure | undefined {
+  const { statusCode, code, message } = (event ?? {}) as Record<string, unknown>
+  const status = [statusCode, code].find((number) => typeof number === 'number' && number >= 400 && number < 600)
+  if (status !== undefined) return describeStatus(status as number, typeof message === 'string' ? message : '')
   const words = eventWords(event)
   if (words === '') return undefined
   if (/rate.?limit|quota|resource_exhausted/i.test(words)) return FAILURES.rateLimited
@@ -101,8 +108,12 @@ function innermost(error: unknown): unknown {
   return error
 }
 
+/** What came is not what the provider's format allows: cut off between two chunks, or inside one. */
 function isGarbled(error: unknown): boolean {
-  return isNamed(error, 'AI_JSONParseError') || isNamed(error, 'AI_TypeValidationError')
+  return (
+    error instanceof Error &&
+    /^AI_(JSONParse|TypeValidation|InvalidResponseData|EmptyResponseBody)Error$/.test(error.name)
+  )
 }
 
 /** The prompt or model was refused before anything was sent. */

@@ -1,0 +1,154 @@
+import { createServer } from 'node:net'
+import { expect } from 'vitest'
+import { openDatabase } from '../../src/db/client.ts'
+import { createLogger } from '../../src/lib/logger.ts'
+import { schemaState } from '../../src/migrations/run.ts'
+import { SECRETS, sendRequest } from '../support/cluster.ts'
+import { MIGRATIONS } from '../support/database.ts'
+import { followEvents } from '../support/follower.ts'
+import { until } from '../support/gateway.ts'
+import { productionEnv, test } from '../support/programs.ts'
+import { requirePostgres } from '../support/world.ts'
+
+requirePostgres('the programs share it')
+
+/** One sentence for a person: no stack, no object, no second line. */
+const ONE_LINE = /^\S[^\n]{10,400}\n$/
+
+async function readSchema(url: string) {
+  const database = await openDatabase({
+    url,
+    poolMax: 1,
+    dataDir: null,
+    log: createLogger({ level: 'silent', pretty: false }),
+  })
+  const state = await schemaState(database.sql, MIGRATIONS)
+  await database.close()
+  return state
+}
+
+test('production starts with nothing but its database and two secrets, and bootstrap prints a key that works', async ({
+  programs,
+}) => {
+  const env = productionEnv(await programs.database({ empty: true }))
+  const gateway = await programs.serve(env)
+  await gateway.ready()
+  const bootstrap = await programs.run(['bootstrap'], env)
+  expect(bootstrap.code).toBe(0)
+  expect(bootstrap.stdout).toMatch(/^lobu_[\w-]{32}\n$/)
+  const key = bootstrap.stdout.trim()
+  expect(bootstrap.stderr).not.toContain(key)
+
+  const opened = await sendRequest('POST', `${gateway.url}/api/v1/agents`, { token: key, body: {} })
+  expect(opened.status).toBe(201)
+  const { agentId, token } = opened.body as { agentId: string; token: string }
+  const url = `${gateway.url}/api/v1/agents/${agentId}`
+  const follower = await followEvents(`${url}/events`, { token })
+  const posted = await sendRequest('POST', `${url}/messages`, { token, body: { content: '/echo it works' } })
+  expect(posted.status).toBe(200)
+  const end = await follower.completed(String(posted.body.messageId))
+  expect(end.data.finalText).toBe('it works')
+  await follower.stop()
+  for (const secret of [key, token, ...Object.values(SECRETS)]) expect(gateway.stdout()).not.toContain(secret)
+})
+
+test.for([
+  ['no secrets', { JWT_SECRET: '', BETTER_AUTH_SECRET: '' }, ['JWT_SECRET', 'BETTER_AUTH_SECRET']],
+  ['a placeholder', { JWT_SECRET: 'replace-with-a-long-random-value-x' }, ['JWT_SECRET']],
+  ['another placeholder', { BETTER_AUTH_SECRET: 'changeme-changeme-changeme-changeme' }, ['BETTER_AUTH_SECRET']],
+  ['one letter again and again', { JWT_SECRET: 'a'.repeat(48) }, ['JWT_SECRET']],
+  ['a short secret', { JWT_SECRET: 'k3Jf9sLq2' }, ['JWT_SECRET']],
+  ['a short encryption key', { ENCRYPTION_KEY: 'zq8Lx1' }, ['ENCRYPTION_KEY']],
+  ['no database', { DATABASE_URL: '' }, ['DATABASE_URL']],
+  ['a database of another make', { DATABASE_URL: 'mysql://root:hunter2@db/app' }, ['DATABASE_URL']],
+  ['several faults', { PORT: 'eighty', RUN_LEASE_SECONDS: '-7', JWT_SECRET: 'f00' }, ['PORT', 'RUN_LEASE_SECONDS']],
+] as const)('%s is refused by name and never by value', async ([, faults, names], { programs }) => {
+  const env: Record<string, string> = { ...productionEnv('postgres://nobody@127.0.0.1:1/none'), ...faults }
+  const { code, stdout, stderr } = await programs.run(['serve'], env)
+  expect(code).toBe(1)
+  for (const name of names) expect(stderr).toContain(name)
+  for (const value of Object.values(faults)) if (value !== '') expect(stdout + stderr).not.toContain(value)
+  expect(stderr).not.toMatch(/\n\s+at /)
+})
+
+test('eight migrations at once on an empty database all succeed and leave one schema', async ({ programs }) => {
+  const url = await programs.database({ empty: true })
+  const env = productionEnv(url)
+  const outcomes = await Promise.all(Array.from({ length: 8 }, () => programs.run(['migrate'], env)))
+  expect(outcomes.map(({ code, stderr }) => [code, stderr])).toEqual(outcomes.map(() => [0, '']))
+  const { applied, known, behind } = await readSchema(url)
+  expect({ applied, behind }).toEqual({ applied: known, behind: [] })
+})
+
+test('migrate migrates although SKIP_MIGRATIONS is set', async ({ programs }) => {
+  const url = await programs.database({ empty: true })
+  const { code } = await programs.run(['migrate'], { ...productionEnv(url), SKIP_MIGRATIONS: '1' })
+  expect(code).toBe(0)
+  expect((await readSchema(url)).behind).toEqual([])
+})
+
+test('a replica without a schema is alive, says why it is not ready, and is ready once there is one', async ({
+  programs,
+}) => {
+  const env = productionEnv(await programs.database({ empty: true }))
+  const gateway = await programs.serve({ ...env, SKIP_MIGRATIONS: '1' })
+  expect((await sendRequest('GET', `${gateway.url}/health`, {})).status).toBe(200)
+  const report = await until(async () => {
+    const answer = await sendRequest('GET', `${gateway.url}/health/ready`, {})
+    expect(answer.status).toBe(503)
+    const { schema } = answer.body.subsystems as Record<string, { state: string; detail?: string }>
+    return schema?.state === 'down' ? schema : undefined
+  }, 'readiness names the schema')
+  expect(report.detail).toContain('lobu migrate')
+  const refused = await sendRequest('POST', `${gateway.url}/api/v1/agents`, { token: 'lobu_none', body: {} })
+  expect(refused).toMatchObject({ status: 503, body: { success: false, code: 'starting' } })
+  expect(refused.headers['retry-after']).toBeDefined()
+  const early = await programs.run(['bootstrap'], env)
+  expect(early).toMatchObject({ code: 1, stdout: '' })
+  expect(early.stderr).toMatch(ONE_LINE)
+
+  expect((await programs.run(['migrate'], env)).code).toBe(0)
+  await gateway.ready()
+  expect((await programs.run(['bootstrap'], env)).code).toBe(0)
+})
+
+test.for(['serve', 'migrate', 'bootstrap'])(
+  '%s says in one sentence that the database is away',
+  async (command, { programs }) => {
+    const url = 'postgres://lobu:correct-horse@127.0.0.1:1/lobu'
+    const { code, stdout, stderr } = await programs.run([command], { ...productionEnv(url), LOG_LEVEL: 'error' })
+    expect(code).toBe(1)
+    expect(stderr).toMatch(ONE_LINE)
+    expect(stderr).toContain('127.0.0.1')
+    expect(stdout + stderr).not.toContain('correct-horse')
+  },
+)
+
+test('a database that does not exist is named', async ({ programs }) => {
+  const url = new URL(await programs.database())
+  url.pathname = '/lobu_nowhere_test'
+  const { code, stderr } = await programs.run(['migrate'], { ...productionEnv(url.href), LOG_LEVEL: 'error' })
+  expect(code).toBe(1)
+  expect(stderr).toMatch(ONE_LINE)
+  expect(stderr).toContain('lobu_nowhere_test')
+})
+
+test('a port that is taken is named in one sentence, and nothing stays behind', async ({ programs }) => {
+  const other = createServer()
+  await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
+  const { port } = other.address() as { port: number }
+  const env = { ...productionEnv(await programs.database()), PORT: String(port), HOST: '127.0.0.1', LOG_PRETTY: '0' }
+  const program = await programs.start(['serve'], env)
+  expect(await program.exited).toEqual({ code: 1, signal: null })
+  const said = program.lines().filter((line) => line.level === 'fatal')
+  expect(said).toHaveLength(1)
+  expect(said[0]?.msg).toContain(`Port ${port} on 127.0.0.1 is already in use`)
+  expect(program.stderr()).toBe('')
+  await new Promise((resolve) => other.close(resolve))
+})
+
+test('an unknown command is answered with the ones there are', async ({ programs }) => {
+  const { code, stderr } = await programs.run(['sevre'], {})
+  expect(code).toBe(2)
+  for (const name of ['serve', 'migrate', 'bootstrap', 'version']) expect(stderr).toContain(name)
+})

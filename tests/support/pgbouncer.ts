@@ -1,0 +1,81 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { type AddressInfo, connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { vi } from 'vitest'
+
+const PROGRAM = ['/usr/sbin/pgbouncer', '/usr/bin/pgbouncer', '/usr/local/bin/pgbouncer'].find((file) =>
+  existsSync(file),
+)
+
+export interface PgBouncer {
+  /** The URL given, through the pooler. */
+  url: string
+  stop(): Promise<void>
+}
+
+export function hasPgBouncer(): boolean {
+  return PROGRAM !== undefined
+}
+
+/** A PgBouncer on the loopback with two connections to the server behind the URL. */
+export async function startPgBouncer(url: string, mode: 'transaction' | 'session'): Promise<PgBouncer> {
+  const target = new URL(url)
+  const port = await freePort()
+  const dir = await mkdtemp(path.join(tmpdir(), 'lobu-pgbouncer-'))
+  await writeFile(path.join(dir, 'users.txt'), `"${target.username}" ""\n`)
+  await writeFile(
+    path.join(dir, 'pgbouncer.ini'),
+    `[databases]
+* = host=${target.hostname} port=${target.port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = ${port}
+unix_socket_dir =
+auth_type = trust
+auth_file = ${path.join(dir, 'users.txt')}
+pool_mode = ${mode}
+default_pool_size = ${mode === 'transaction' ? 2 : 20}
+`,
+  )
+  await chmod(dir, 0o755)
+  const child = spawn(PROGRAM!, ['-q', path.join(dir, 'pgbouncer.ini')], { stdio: 'ignore', ...unprivileged() })
+  await vi.waitUntil(() => answers(port), { timeout: 10_000 })
+  target.hostname = '127.0.0.1'
+  target.port = String(port)
+  return { url: target.href, stop: () => stop(child, dir) }
+}
+
+async function stop(child: ChildProcess, dir: string) {
+  if (child.exitCode === null && child.signalCode === null) {
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+  await rm(dir, { recursive: true, force: true })
+}
+
+/** PgBouncer, like Postgres, refuses to run as root. */
+function unprivileged(): { uid?: number; gid?: number } {
+  if (process.getuid?.() !== 0) return {}
+  const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { encoding: 'utf8' }))
+  return { uid: id('-u'), gid: id('-g') }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => resolve(true)).on('error', () => resolve(false))
+    socket.on('connect', () => socket.destroy())
+  })
+}
