@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { createModelProxy } from './adapters/llm/proxy.ts'
 import { resolveModel } from './adapters/llm/resolve-model.ts'
+import { createGuardedFetch } from './adapters/outbound/guarded-fetch.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { createNotifier } from './db/notify.ts'
@@ -9,6 +10,9 @@ import { createSessionTokens } from './domain/accounts/session-token.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { createRetention } from './domain/retention.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
+import { checkWebhookUrl } from './domain/webhooks/check-url.ts'
+import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
+import { webhookSigningKey } from './domain/webhooks/signature.ts'
 import { createSignals, hearSignals } from './doorbells.ts'
 import { createGatewayApp } from './http/app.ts'
 import { createHttpServer } from './http/server.ts'
@@ -117,9 +121,13 @@ export function createGateway(
   )
   const sweeper = createRunSweeper({ sql, log, signals }, { everyMs: SWEEP_MS, attemptsMax: queue.attemptsMax })
   const retention = createRetention({ sql, log }, { everyMs: RETENTION_MS, logKeepMs: streams.keepMs })
+  const webhooks = createWebhookDeliverer(
+    { sql, log, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
+    { pollMs: queue.pollMs },
+  )
   const heartbeat = createReplica({ sql, log }, { id: replica, version: VERSION, leaseMs: queue.leaseMs })
 
-  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, ...runner.loops]
+  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
@@ -131,6 +139,8 @@ export function createGateway(
     publicUrl: config.http.publicUrl,
     authenticator: createAuthenticator({ sql, tokens }),
     post: { replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax, workerIdleMs: workers.idleMs },
+    checkWebhookUrl: (url) => checkWebhookUrl(url, config.webhooks),
+    webhookKey: (organizationId) => webhookSigningKey(secrets.jwt, organizationId),
     isStarting: () => phase === 'starting',
     readiness: createReadiness({
       ...{ db, loops, phase: () => phase, schema: () => schema, workers: pool.snapshot, streams: sse.count },

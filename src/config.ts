@@ -119,6 +119,9 @@ const Env = z.object({
   /** Where the Gemini API is. */
   GOOGLE_BASE_URL: baseUrl('https://generativelanguage.googleapis.com/v1beta'),
 
+  /** Hosts (`host` or `host:port`, comma separated) that webhooks may call although their address is not public. */
+  WEBHOOK_ALLOWED_HOSTS: z.string().default(''),
+
   /** How long SIGTERM waits for running turns before it hands them over. */
   SHUTDOWN_GRACE_SECONDS: z.coerce.number().min(0).max(3600).default(25),
   /** Lines below this level are not written. */
@@ -204,6 +207,11 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
         'openai-compatible': { baseUrl: e.OPENAI_COMPATIBLE_BASE_URL, apiKey: e.OPENAI_COMPATIBLE_API_KEY },
         google: { baseUrl: e.GOOGLE_BASE_URL, apiKey: googleKey(e) },
       },
+    },
+    webhooks: {
+      allowedHosts: e.WEBHOOK_ALLOWED_HOSTS.split(',')
+        .map((host) => host.trim())
+        .filter(Boolean),
     },
     shutdown: { graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000 },
     log: { level: e.LOG_LEVEL, pretty: e.LOG_PRETTY ?? isTerminal },

@@ -27,7 +27,7 @@ type Subsystem = Readiness['subsystems'][string]
  * serve streams now. A background loop counts by the age of its last good pass, so one that died shows (I14).
  */
 export function createReadiness(deps: ReadinessDeps): () => Promise<Readiness> {
-  let cached: { at: number; report: Promise<Readiness> } | undefined
+  let cached: { at: number; phase: Phase; report: Promise<Readiness> } | undefined
 
   async function look(): Promise<Readiness> {
     const phase = deps.phase()
@@ -56,7 +56,9 @@ export function createReadiness(deps: ReadinessDeps): () => Promise<Readiness> {
   }
 
   return () => {
-    if (!cached || performance.now() - cached.at > CACHE_MS) cached = { at: performance.now(), report: look() }
+    const [at, phase] = [performance.now(), deps.phase()]
+    // Who starts to drain must be taken out of the rotation by the very next probe.
+    if (!cached || at - cached.at > CACHE_MS || cached.phase !== phase) cached = { at, phase, report: look() }
     return cached.report
   }
 }

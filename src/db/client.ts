@@ -8,15 +8,16 @@ import {
   PLAIN_SETTINGS,
   STATEMENT_MS_MAX,
 } from './driver.ts'
+import type { Sql } from './driver-query.ts'
 import type { EmbeddedDatabase } from './embedded/index.ts'
 import { codeOf, explainConnectError } from './errors.ts'
 import { createGate } from './gate.ts'
-import { guardSql, type Sql } from './guard.ts'
+import { guardSql } from './guard.ts'
 import { createListener, createMuteListener } from './listen.ts'
 import { type Findings, type PoolMode, probeEndpoint } from './probe.ts'
 import { parseDatabaseUrl } from './url.ts'
 
-export type { Sql, Tx } from './guard.ts'
+export type { Sql, Tx } from './driver-query.ts'
 
 /** drizzle over the same pool; for what is not hot, since its builder costs a second round trip. */
 export type Orm = PostgresJsDatabase
@@ -167,7 +168,7 @@ function assemble(parts: Parts): Database {
   const connect = (onLost: () => void) => endpoint.connect({ max: poolMax, settings: found.settings, prepare, onLost })
   const pool = createReplaceablePool({ connect, log, onReplaced: (error) => failUnsent(error) })
   const gate = createGate({ log }, { places: poolMax, probe: () => pool.current().unsafe('select 1').then() })
-  const { sql, oldestFlightMs, failUnsent } = guardSql({ current: pool.current, gate }, { onError: pool.onError })
+  const { sql, oldestMs, failUnsent } = guardSql({ current: pool.current, gate }, { onError: pool.onError })
   const listener = parts.canListen
     ? createListener(
         { log },
@@ -175,7 +176,7 @@ function assemble(parts: Parts): Database {
       )
     : createMuteListener()
   const watch = setInterval(() => {
-    if (parts.kind === 'postgres' && oldestFlightMs() > STUCK_MS) pool.replace('a query got no answer')
+    if (parts.kind === 'postgres' && oldestMs() > STUCK_MS) pool.replace('a query got no answer')
   }, WATCH_MS).unref()
   let closing: Promise<void> | undefined
 
@@ -247,7 +248,7 @@ function createReplaceablePool(args: {
     current: () => pool,
     replace,
     onError(error: unknown) {
-      if (codeOf(error) === '25006') replace(errorLine(error))
+      
     },
   }
 }

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import type { Duplex } from 'node:stream'
 import postgres from 'postgres'
-import type { Sql } from './guard.ts'
+import type { Sql } from './driver-query.ts'
 import { createSocketMaker } from './socket.ts'
 import { ARRAY_OIDS, TYPES } from './types.ts'
 import { type Target, tlsOptions } from './url.ts'

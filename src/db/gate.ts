@@ -1,7 +1,10 @@
-import type { Logger } from 'pino'
 import { jitter } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
+import type { Logger } from '../lib/logger.ts'
 import { isConnectError, unavailable } from './errors.ts'
+import { createWaitingLine, type Ticket } from './waiting-line.ts'
+
+export type { Ticket } from './waiting-line.ts'
 
 /**
  * Queries and transactions that may wait for a connection. The driver's own queue has no bound, so it is kept empty:
@@ -10,21 +13,12 @@ import { isConnectError, unavailable } from './errors.ts'
 const WAITING_MAX = 1_000
 /** Longest wait for a connection. A pool that is blocked answers 503 rather than hanging. */
 const WAIT_MS_MAX = 10_000
-const SWEEP_MS = 500
 const PROBE_MS = 250
 /** A probe that is answered later than this tells that the server is not well, and the next may find another way. */
 const PROBE_ANSWER_MS = 2_000
 
-/** One thing that wants a connection. */
-export interface Ticket {
-  /** A connection is free: start. Called at most once, and `leave` must follow. */
-  go(): void
-  /** There is none, and it is no use to wait. Called instead of `go`. */
-  refuse(error: Error): void
-}
-
 /**
- * Who may use the pool, and when. First come, first served.
+ * Who may use the pool, and when.
  *
  *   up ──a connect fails──► down: everybody is refused at once
  *    ▲                       │ every 250 ms a probe
@@ -53,95 +47,65 @@ export interface GateOptions {
 }
 
 export function createGate({ log }: { log: Logger }, options: GateOptions): Gate {
-  const { places, probe, waitingMax = WAITING_MAX, waitMsMax = WAIT_MS_MAX } = options
-  /** Insertion order is the order of arrival; the value is when to give up. */
-  const waiting = new Map<Ticket, number>()
+  const { places, waitingMax = WAITING_MAX, waitMsMax = WAIT_MS_MAX } = options
+  const late = () => unavailable(new Error(`no database connection became free within ${waitMsMax} ms`))
+  const line = createWaitingLine({ max: waitingMax, msMax: waitMsMax, onLate: (ticket) => ticket.refuse(late()) })
   let inside = 0
   let state: 'up' | 'down' | 'closed' = 'up'
-  let sweeper: NodeJS.Timeout | undefined
-  let scheduled = false
 
-  function refuseAll(cause?: unknown) {
-    const tickets = [...waiting.keys()]
-    waiting.clear()
-    for (const ticket of tickets) ticket.refuse(unavailable(cause))
-  }
-
-  function sweep() {
-    const now = performance.now()
-    for (const [ticket, deadline] of waiting) {
-      if (deadline > now) break
-      waiting.delete(ticket)
-      ticket.refuse(unavailable(new Error(`no database connection became free within ${waitMsMax} ms`)))
-    }
-    if (waiting.size > 0) return
-    clearInterval(sweeper)
-    sweeper = undefined
+  function goDown(error: unknown) {
+    state = 'down'
+    log.warn({ error: errorLine(error) }, 'database unreachable')
+    for (const ticket of line.clear()) ticket.refuse(unavailable(error))
+    void untilAnswered(options.probe, () => state === 'down').then(() => {
+      if (state !== 'down') return
+      state = 'up'
+      log.info('database reachable again')
+    })
   }
 
   function callNext() {
-    scheduled = false
-    for (const ticket of waiting.keys()) {
-      if (inside >= places) return
-      waiting.delete(ticket)
+    while (inside < places) {
+      const ticket = line.next()
+      if (ticket === undefined) return
       inside += 1
       ticket.go()
-    }
-  }
-
-  function goDown(error: unknown) {
-    if (state !== 'up') return
-    state = 'down'
-    log.warn({ error: errorLine(error) }, 'database unreachable')
-    refuseAll(error)
-    void knock()
-  }
-
-  async function knock() {
-    while (state === 'down') {
-      const answered = await within(PROBE_ANSWER_MS, probe())
-      if (state !== 'down') return
-      if (answered) {
-        state = 'up'
-        log.info('database reachable again')
-      } else await pause(jitter(PROBE_MS))
     }
   }
 
   return {
     enter(ticket) {
       if (state !== 'up') return ticket.refuse(unavailable())
-      if (inside < places && waiting.size === 0) {
+      if (inside < places && line.size() === 0) {
         inside += 1
-        return ticket.go()
-      }
-      if (waiting.size >= waitingMax) return ticket.refuse(unavailable(new Error('too many wait for a connection')))
-      waiting.set(ticket, performance.now() + waitMsMax)
-      sweeper ??= setInterval(sweep, SWEEP_MS).unref()
+        ticket.go()
+      } else if (!line.join(ticket)) ticket.refuse(unavailable(new Error('too many wait for a database connection')))
     },
 
     leave(error) {
       inside -= 1
-      if (error !== undefined && isConnectError(error)) goDown(error)
-      if (waiting.size === 0 || scheduled) return
-      scheduled = true
+      if (state === 'up' && error !== undefined && isConnectError(error)) goDown(error)
       // Not at once: the driver frees the connection only after it has told the outcome of the query.
-      queueMicrotask(callNext)
+      if (line.size() > 0) queueMicrotask(callNext)
     },
 
-    withdraw: (ticket) => waiting.delete(ticket),
+    withdraw: line.withdraw,
     isDown: () => state === 'down',
 
     close() {
       state = 'closed'
-      clearInterval(sweeper)
-      refuseAll()
+      for (const ticket of line.clear()) ticket.refuse(unavailable())
     },
   }
 }
 
-/** True when the work succeeds in time; what it does later is nobody's business. */
-function within(ms: number, work: Promise<void>): Promise<boolean> {
+/** Resolves when a probe is answered, or when there is no more need of one. */
+async function untilAnswered(probe: () => Promise<void>, needed: () => boolean): Promise<void> {
+  while (needed() && !(await succeedsWithin(PROBE_ANSWER_MS, probe()))) await pause(jitter(PROBE_MS))
+}
+
+/** What the work does later than that is nobody's business. */
+function succeedsWithin(ms: number, work: Promise<void>): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>()
   const timer = setTimeout(resolve, ms, false).unref()
   work.then(

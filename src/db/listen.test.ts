@@ -20,6 +20,16 @@ describe('LISTEN', () => {
     expect(heard.mock.calls).toEqual([['hello "you"']])
   })
 
+  test('subscribers that come at the same time, before there is a connection, are all heard', async ({ world }) => {
+    const db = await world.replica()
+    const channels = Array.from({ length: 5 }, () => world.unique('channel'))
+    const heard = vi.fn()
+    await Promise.all(channels.map((channel) => db.listen(channel, heard, () => {})))
+    for (const channel of channels) await db.sql`select pg_notify(${channel}, ${channel})`
+    await vi.waitUntil(() => heard.mock.calls.length === channels.length)
+    expect(heard.mock.calls.flat()).toEqual(channels)
+  })
+
   test('several listeners of one channel are all told, until each has left', async ({ world }) => {
     const db = await world.replica()
     const channel = world.unique('channel')
@@ -70,7 +80,7 @@ describe('a LISTEN connection that is lost', () => {
     for (let round = 2; round <= 4; round++) {
       await admin.sql`
         select pg_terminate_backend(pid, 5000) from pg_stat_activity
-         where datname = current_database() and pid <> pg_backend_pid() and query ilike '%pg_notify%'`
+         where datname = current_database() and pid <> pg_backend_pid() and query ~* '^(listen|select pg_notify)'`
       await vi.waitUntil(() => ready.mock.calls.length === round, { timeout: 10_000 })
       expect(db.listening()).toBe(true)
       await admin.sql`select pg_notify(${channel}, ${String(round)})`

@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto'
-import type { Logger } from 'pino'
-import { backoffMs, jitter } from '../lib/backoff.ts'
+import { backoffMs } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
-import type { Sql } from './guard.ts'
+import type { Logger } from '../lib/logger.ts'
+import type { Sql } from './driver-query.ts'
+import { createHeartbeat, pause } from './heartbeat.ts'
+import { createSubscriptions } from './subscriptions.ts'
 
 /** Postgres cuts a longer name with a notice only, and pg_notify refuses it: the two ends would never meet. */
 const CHANNEL_BYTES_MAX = 63
@@ -26,11 +28,6 @@ export interface ListenerOptions {
   pingAnswerMs?: number
 }
 
-interface Subscription {
-  onPayload(payload: string): void
-  onReady(): void
-}
-
 /**
  * One LISTEN connection for the whole process, made with the first subscription and made again whenever it is lost.
  *
@@ -39,112 +36,116 @@ interface Subscription {
  *                           └────┴───────── after 50 ms … 1 s ◄──────────────┘
  */
 export function createListener({ log }: { log: Logger }, options: ListenerOptions): Listener {
-  const { connect, pingMs = PING_MS, pingAnswerMs = PING_ANSWER_MS } = options
-  const subscriptions = new Map<string, Set<Subscription>>()
-  const pingChannel = `lobu_ping_${randomBytes(8).toString('hex')}`
+  const subscriptions = createSubscriptions((error) => log.error({ error: errorLine(error) }, 'a listener failed'))
   const stopping = new AbortController()
+  const firstTry = Promise.withResolvers<void>()
   let client: Sql | undefined
-  let ready = false
-  let ponged = () => {}
-  const firstTry = deferred()
   let loop: Promise<void> | undefined
 
-  function deliver(channel: string, payload: string) {
-    if (channel === pingChannel) return ponged()
-    for (const subscription of subscriptions.get(channel) ?? []) safely(() => subscription.onPayload(payload))
-  }
-
-  function safely(call: () => void) {
-    try {
-      call()
-    } catch (error) {
-      log.error({ error: errorLine(error) }, 'a listener failed')
-    }
+  const onListening = (sql: Sql) => {
+    client = sql
+    subscriptions.announce()
+    firstTry.resolve()
   }
 
   async function run() {
-    for (let attempt = 1; !stopping.signal.aborted; attempt++) {
-      const lost = deferred()
-      const mine = connect({ onnotify: deliver, onclose: lost.resolve })
-      client = mine
+    let failures = 0
+    while (!stopping.signal.aborted) {
       try {
-        const channels = [pingChannel, ...subscriptions.keys()]
-        await Promise.all(channels.map((name) => mine.unsafe(`listen ${quote(name)}`)))
-        await ping(mine, lost.promise)
-        ready = true
-        attempt = 0
-        for (const group of subscriptions.values()) for (const one of group) safely(one.onReady)
-        firstTry.resolve()
-        await watch(mine, lost.promise)
+        await listenUntilLost(
+          { ...options, channels: subscriptions.channels, deliver: subscriptions.deliver },
+          stopping.signal,
+          (sql) => {
+            failures = 0
+            onListening(sql)
+          },
+        )
       } catch (error) {
-        if (!stopping.signal.aborted) log.warn({ error: errorLine(error) }, 'LISTEN lost; polling until it is back')
+        log.warn({ error: errorLine(error) }, 'LISTEN lost; polling until it is back')
       }
-      ready = false
       client = undefined
       firstTry.resolve()
-      await mine.end({ timeout: 0 })
-      await pause(backoffMs(Math.max(1, attempt), { baseMs: 50, maxMs: RETRY_MS_MAX }), stopping.signal)
+      failures += 1
+      await pause(backoffMs(failures, { baseMs: 50, maxMs: RETRY_MS_MAX }), stopping.signal)
     }
-  }
-
-  /** Comes back when the connection is lost or we stop; rejects when a ping is not answered. */
-  async function watch(mine: Sql, lost: Promise<void>) {
-    const gone = new AbortController()
-    void lost.then(() => gone.abort())
-    const signal = AbortSignal.any([gone.signal, stopping.signal])
-    while (!signal.aborted) {
-      await pause(jitter(pingMs), signal)
-      if (!signal.aborted) await ping(mine, lost)
-    }
-    if (!stopping.signal.aborted) throw new Error('the connection was closed')
-  }
-
-  async function ping(mine: Sql, lost: Promise<void>) {
-    const pong = deferred()
-    const late = deferred<string>()
-    ponged = pong.resolve
-    const timer = setTimeout(() => late.resolve('no answer in time'), pingAnswerMs)
-    const sent = mine.unsafe(`select pg_notify('${pingChannel}', '')`)
-    const failed = sent.then(
-      () => new Promise<never>(() => {}),
-      (error: unknown) => {
-        throw error
-      },
-    )
-    const fault = await Promise.race([pong.promise, late.promise, lost.then(() => 'closed'), failed])
-    clearTimeout(timer)
-    if (typeof fault === 'string') throw new Error(`the LISTEN connection is dead: ${fault}`)
   }
 
   return {
     async listen(channel, onPayload, onReady) {
       if (Buffer.byteLength(channel) > CHANNEL_BYTES_MAX) throw new Error(`channel ${channel} is longer than 63 bytes`)
       const subscription = { onPayload, onReady }
-      const group = subscriptions.get(channel) ?? new Set()
-      subscriptions.set(channel, group.add(subscription))
-      if (loop === undefined) {
-        loop = run()
-        await firstTry.promise
-      } else if (ready && client !== undefined) {
-        // If this fails, so does the connection, and the loop subscribes to everything again.
-        await client.unsafe(`listen ${quote(channel)}`).then(onReady, () => {})
-      }
+      subscriptions.add(channel, subscription)
+      loop ??= run()
+      // If this fails, so does the connection, and the loop subscribes to everything again.
+      if (client === undefined) await firstTry.promise
+      else
+        await client.unsafe(`listen ${quote(channel)}`).then(
+          () => subscriptions.announce(subscription),
+          () => {},
+        )
       return async () => {
-        group.delete(subscription)
-        if (group.size > 0 || subscriptions.get(channel) !== group) return
-        subscriptions.delete(channel)
-        if (ready) await client?.unsafe(`unlisten ${quote(channel)}`).catch(() => {})
+        if (subscriptions.remove(channel, subscription))
+          await client?.unsafe(`unlisten ${quote(channel)}`).catch(() => {})
       }
     },
 
-    listening: () => ready,
+    listening: () => client !== undefined,
 
     async close() {
       stopping.abort()
       firstTry.resolve()
-      await client?.end({ timeout: 0 })
       await loop
     },
+  }
+}
+
+interface Connecting extends ListenerOptions {
+  channels(): string[]
+  deliver(channel: string, payload: string): void
+}
+
+/** One connection's life. Resolves when the signal aborts; rejects when the connection fails or is lost. */
+async function listenUntilLost(
+  options: Connecting,
+  signal: AbortSignal,
+  onListening: (sql: Sql) => void,
+): Promise<void> {
+  const pingChannel = `lobu_ping_${randomBytes(8).toString('hex')}`
+  const lost = Promise.withResolvers<void>()
+  const sql = options.connect({
+    onnotify: (channel, payload) => (channel === pingChannel ? heartbeat.heard() : options.deliver(channel, payload)),
+    onclose: lost.resolve,
+  })
+  const heartbeat = createHeartbeat({
+    everyMs: options.pingMs ?? PING_MS,
+    answerMs: options.pingAnswerMs ?? PING_ANSWER_MS,
+    send: () => sql.unsafe(`select pg_notify('${pingChannel}', '')`),
+    lost: lost.promise,
+  })
+  const abort = () => void sql.end({ timeout: 0 })
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    await sql.unsafe(`listen ${quote(pingChannel)}`)
+    await heartbeat.beat()
+    await listenToAll(sql, options.channels)
+    onListening(sql)
+    await heartbeat.keepBeating(signal)
+  } catch (error) {
+    if (!signal.aborted) throw error
+  } finally {
+    signal.removeEventListener('abort', abort)
+    await sql.end({ timeout: 0 })
+  }
+}
+
+/** Until there is none left: others may subscribe meanwhile, who would otherwise be told that they are heard. */
+async function listenToAll(sql: Sql, channels: () => string[]): Promise<void> {
+  const done = new Set<string>()
+  for (;;) {
+    const missing = channels().filter((name) => !done.has(name))
+    if (missing.length === 0) return
+    await Promise.all(missing.map((name) => sql.unsafe(`listen ${quote(name)}`)))
+    for (const name of missing) done.add(name)
   }
 }
 
@@ -161,24 +162,3 @@ export function createMuteListener(): Listener {
 }
 
 const quote = (name: string) => `"${name.replaceAll('"', '""')}"`
-
-function deferred<T = void>() {
-  let resolve!: (value: T) => void
-  const promise = new Promise<T>((settle) => {
-    resolve = settle
-  })
-  return { promise, resolve }
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve()
-    const done = () => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    const timer = setTimeout(done, ms)
-    signal.addEventListener('abort', done, { once: true })
-  })
-}

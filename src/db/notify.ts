@@ -9,6 +9,7 @@ export const PAYLOAD_BYTES_MAX = 7_900
 const CHANNEL_BYTES_MAX = 63
 /** Rings that may wait while one statement is in flight. Past it they are dropped: a ring is a hint, the table is the truth. */
 const WAITING_MAX = 1_000
+/** How long `stop` waits for what was rung before. */
 const STOP_FLUSH_MS = 1_000
 
 export interface Notifier extends Service {
@@ -21,6 +22,36 @@ export interface Notifier extends Service {
   dropped(): number
 }
 
+/** Rings on their way out. */
+interface Batch {
+  channels: string[]
+  payloads: string[]
+}
+
+/** Collects rings, equal ones once, in order of arrival. */
+function createCollector() {
+  let groups = new Map<string, Set<string>>()
+  let count = 0
+  return {
+    /** False when it is full. */
+    add(channel: string, payload: string): boolean {
+      const group = groups.get(channel) ?? new Set()
+      if (group.has(payload)) return true
+      if (count >= WAITING_MAX) return false
+      groups.set(channel, group.add(payload))
+      count += 1
+      return true
+    },
+    isEmpty: () => count === 0,
+    take(): Batch {
+      const pairs = [...groups].flatMap(([channel, group]) => [...group].map((payload) => ({ channel, payload })))
+      groups = new Map()
+      count = 0
+      return { channels: pairs.map(({ channel }) => channel), payloads: pairs.map(({ payload }) => payload) }
+    },
+  }
+}
+
 /**
  * The one place that says NOTIFY, because each takes a lock over the whole database at its commit.
  *
@@ -28,9 +59,7 @@ export interface Notifier extends Service {
  * with the next one: the busier, the bigger the batches.
  */
 export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifier {
-  /** Channel, then payload; both in order of arrival. */
-  let waiting = new Map<string, Set<string>>()
-  let waitingCount = 0
+  const collector = createCollector()
   let droppedCount = 0
   let flight: Promise<void> | undefined
   let stopped = false
@@ -38,21 +67,11 @@ export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifie
   async function fly() {
     // One turn later, so that what is rung together leaves together.
     await Promise.resolve()
-    while (waitingCount > 0) await flush()
+    while (!collector.isEmpty()) await send(collector.take())
     flight = undefined
   }
 
-  async function flush() {
-    const channels: string[] = []
-    const payloads: string[] = []
-    for (const [channel, group] of waiting) {
-      for (const payload of group) {
-        channels.push(channel)
-        payloads.push(payload)
-      }
-    }
-    waiting = new Map()
-    waitingCount = 0
+  async function send({ channels, payloads }: Batch) {
     try {
       await sql`select pg_notify(c, p) from unnest(${channels}::text[], ${payloads}::text[]) as x (c, p)`
     } catch (error) {
@@ -68,14 +87,7 @@ export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifie
       if (Buffer.byteLength(payload) > PAYLOAD_BYTES_MAX) throw new Error(`payload for ${channel} is over 7,900 bytes`)
       if (Buffer.byteLength(channel) > CHANNEL_BYTES_MAX) throw new Error(`channel ${channel} is over 63 bytes`)
       if (stopped) return
-      const group = waiting.get(channel) ?? new Set()
-      if (group.has(payload)) return
-      if (waitingCount >= WAITING_MAX) {
-        droppedCount += 1
-        return
-      }
-      waiting.set(channel, group.add(payload))
-      waitingCount += 1
+      if (!collector.add(channel, payload)) droppedCount += 1
       flight ??= fly()
     },
 
@@ -83,7 +95,6 @@ export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifie
 
     async start() {},
 
-    /** What was rung goes out if that takes no longer than a second. */
     async stop() {
       stopped = true
       let timer: NodeJS.Timeout | undefined

@@ -1,5 +1,6 @@
 import { eq } from 'drizzle-orm'
-import { beforeEach, describe, expect, vi } from 'vitest'
+import { beforeEach, describe, expect, inject, vi } from 'vitest'
+import { createTestDatabase, MIGRATIONS } from '../../tests/support/database.ts'
 import { createMigrationsFolder } from '../../tests/support/migrations-folder.ts'
 import { hasPgBouncer, startPgBouncer } from '../../tests/support/pgbouncer.ts'
 import { test as base, requirePostgres } from '../../tests/support/world.ts'
@@ -63,17 +64,27 @@ describe('a transaction pooler', () => {
     await vi.waitUntil(() => heard.mock.calls.length === 1)
   })
 
-  test('lets migrations through, but for those that need a session', async ({ world, through }) => {
-    const db = await through('transaction')
-    const files = await createMigrationsFolder({ '0_index': '-- lobu:no-transaction\nselect 1' })
+  test('lets migrations through, eight at once, but for those that need a session', async ({ world }) => {
+    const empty = await createTestDatabase(inject('testServer'), { log: world.log, empty: true })
+    world.defer(empty.drop)
+    const pooler = await startPgBouncer(empty.url!, 'transaction')
+    world.defer(pooler.stop)
+    const replicas = await Promise.all(
+      Array.from({ length: 8 }, () => openDatabase({ url: pooler.url, poolMax: 1, dataDir: null, log: world.log })),
+    )
+    for (const replica of replicas) world.defer(replica.close)
+    const runs = await Promise.all(
+      replicas.map((database) => migrate({ database, log: world.log }, { dir: MIGRATIONS })),
+    )
+    const { known, behind } = await schemaState(replicas[0]!.sql, MIGRATIONS)
+    expect(behind).toEqual([])
+    expect(new Set(runs.flatMap(({ applied }) => applied)).size).toBe(known)
+
+    const late = String(Date.now())
+    const files = await createMigrationsFolder({ [`${late}_index`]: '-- lobu:no-transaction\nselect 1' })
     world.defer(files.remove)
-    const state = await schemaState(db.sql, files.dir)
-    expect(state.ahead).toBe(true)
-    // The file's time is older than the schema's: what is asked for here is the refusal before it.
-    await expect(migrate({ database: db, log: world.log }, files)).rejects.toThrow()
-    const dedicated = await db.dedicated()
-    expect(dedicated.session).toBe(false)
-    await dedicated.end()
+    const running = migrate({ database: replicas[0]!, log: world.log }, files)
+    await expect(running).rejects.toThrow('set DATABASE_DIRECT_URL')
   })
 })
 

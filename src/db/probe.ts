@@ -1,6 +1,6 @@
 import { type Endpoint, PLAIN_SETTINGS, POOL_SETTINGS, type Settings } from './driver.ts'
+import type { Sql } from './driver-query.ts'
 import { codeOf } from './errors.ts'
-import type { Sql } from './guard.ts'
 
 /** Who is between us and the server: nobody, a pooler that keeps our server for the session, or one that swaps it. */
 export type PoolMode = 'none' | 'session' | 'transaction'

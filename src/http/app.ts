@@ -20,6 +20,7 @@ import { healthRoutes, type Readiness } from './routes/health.ts'
 import { messageRoutes } from './routes/messages.ts'
 import { pageRoutes } from './routes/page.ts'
 import { historyRoutes } from './routes/runs.ts'
+import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
   log: Logger
@@ -37,6 +38,10 @@ export interface GatewayAppDeps {
   isStarting(): boolean
   readiness(): Promise<Readiness>
   resolveModel(name: string | null): { provider: string; modelId: string }
+  /** @throws AppError 'invalid_request' for a URL that may not be called. */
+  checkWebhookUrl(url: string): void
+  /** The key that signs an organization's webhooks. */
+  webhookKey(organizationId: string): string
 }
 
 /** Every route of the gateway. What comes before the authentication is open to anybody; what comes behind is not. */
@@ -52,6 +57,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))
   app.route('/', historyRoutes(deps))
   app.route('/', agentRoutes(deps))
+  app.route('/', webhookRoutes(deps))
   return app
 }
 

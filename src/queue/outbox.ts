@@ -115,7 +115,7 @@ export async function claimCalls(
 }
 
 /** A claim of one call. */
-export type Claim = Pick<ClaimedCall, 'organizationId' | 'id' | 'attempt'>
+type Claim = Pick<ClaimedCall, 'organizationId' | 'id' | 'attempt'>
 
 /** Removes a call that was made. False when it was claimed anew meanwhile: it is being made once more. */
 export async function completeCall(sql: Sql, claim: Claim): Promise<boolean> {

@@ -188,10 +188,10 @@ export async function recoverLapsedRuns(
   return { recovered, exhausted }
 }
 
-/** True while this claim of the run still counts; locks the row against a new claim until the transaction ends. */
+/** True while this claim of the run still counts; locks the row against a new claim, and others like this, until the transaction ends. */
 export async function holdRun(sql: Sql, run: FencedRun): Promise<boolean> {
   const rows = await sql`
     select 1 from runs where organization_id = ${run.organizationId} and id = ${run.id}
-      and fence = ${run.fence} and state = 'running' for share`
+      and fence = ${run.fence} and state = 'running' for no key update`
   return rows.length > 0
 }

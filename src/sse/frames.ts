@@ -14,8 +14,9 @@ export interface LoggedEvent {
 /** The last chunk of an HTTP body. */
 export const FINAL_CHUNK = Buffer.from('0\r\n\r\n')
 
-/** Wraps the text of one or more frames into one HTTP chunk. */
+/** Wraps the text of one or more frames into one HTTP chunk; no text into no bytes, since an empty chunk is the last. */
 export function encodeChunk(text: string): Buffer {
+  if (text === '') return Buffer.alloc(0)
   return Buffer.from(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)
 }
 

@@ -41,7 +41,10 @@ export interface Hints {
   bare: { organizationId: string; conversationId: string }[]
 }
 
-/** Reads a payload; one that is not ours (another release's) yields nothing, and the poll finds what it meant. */
+/**
+ * Reads a payload. Of one that is not ours (another release's) only what is certain is taken: at least which conversation
+ * it means, at best nothing, and the poll finds the rest.
+ */
 export function decodeHints(payload: string): Hints {
   const hints: Hints = { rows: [], bare: [] }
   let items: unknown
@@ -54,8 +57,15 @@ export function decodeHints(payload: string): Hints {
   for (const item of items) {
     const [organizationId, conversationId, firstSeq, lastSeq, events] = Array.isArray(item) ? item : []
     if (typeof organizationId !== 'string' || typeof conversationId !== 'string') continue
-    if (typeof events === 'string') hints.rows.push({ organizationId, conversationId, firstSeq, lastSeq, events })
+    const whole = typeof events === 'string' && isRange(firstSeq, lastSeq)
+    if (whole) hints.rows.push({ organizationId, conversationId, firstSeq, lastSeq, events })
     else hints.bare.push({ organizationId, conversationId })
   }
   return hints
+}
+
+function isRange(first: unknown, last: unknown): boolean {
+  return (
+    Number.isSafeInteger(first) && Number.isSafeInteger(last) && 1 <= Number(first) && Number(first) <= Number(last)
+  )
 }

@@ -11,6 +11,7 @@ import { test, type World } from '../../tests/support/world.ts'
 import type { Sql } from '../db/client.ts'
 import type { Loop } from '../lib/loop.ts'
 import { createPublisher } from '../queue/publisher.ts'
+import type { PublishedEvents } from '../queue/thread-response.ts'
 import { encodeEventLine } from './frames.ts'
 
 const delta = (content: string): [string, Record<string, unknown>] => ['output', { type: 'delta', content }]
@@ -258,12 +259,21 @@ async function startProducer(
     count,
   }: { streams: StreamWorld; replicas: StreamReplica[]; key: ConversationKey; count: number },
 ) {
+  const waiting = new Set<{ at: number; resolve(): void }>()
   const publishers: Loop[] = []
+  let published = 0
   for (const { db, signals } of replicas) {
-    const deps = { sql: db.sql, log: world.log, onPublished: signals.published }
+    const onPublished = (rows: PublishedEvents[]) => {
+      published = Math.max(published, ...rows.map((row) => row.lastSeq))
+      for (const waiter of [...waiting].filter(({ at }) => at <= published)) {
+        waiting.delete(waiter)
+        waiter.resolve()
+      }
+      signals.published(rows)
+    }
+    const deps = { sql: db.sql, log: world.log, onPublished }
     publishers.push(await world.run(createPublisher(deps, { pollMs: 1_000 })))
   }
-  const waiting = new Set<{ at: number; resolve(): void }>()
   let given = 0
   async function produce() {
     while (given < count) {
@@ -274,16 +284,13 @@ async function startProducer(
         values (${key.organizationId}, ${key.conversationId}, ${size}, ${lines.join('\n')})`
       given += size
       for (const publisher of publishers) publisher.ring()
-      for (const waiter of [...waiting].filter(({ at }) => at <= given)) {
-        waiting.delete(waiter)
-        waiter.resolve()
-      }
     }
   }
   const produced = produce()
   world.defer(() => produced)
   return {
-    count: () => given,
-    reached: (at: number) => new Promise<void>((resolve) => (given >= at ? resolve() : waiting.add({ at, resolve }))),
+    count: () => published,
+    reached: (at: number) =>
+      new Promise<void>((resolve) => (published >= at ? resolve() : waiting.add({ at, resolve }))),
   }
 }

@@ -1,12 +1,11 @@
 import type { ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
 import { encodeChunk, FINAL_CHUNK, formatRetry } from './frames.ts'
 
 /** Above this many waiting bytes a stream gets no live events; it catches up from the log when the reader has read. */
 const SOFT_BYTES = 262_144
 /** A reader that has taken nothing of what waits for it for this long is gone, whatever its socket says. */
 const STALLED_MS = 30_000
-/** How long an ended stream may take to hand over its last bytes. */
+/** The same for the last bytes of a stream that has ended. */
 const LINGER_MS = 5_000
 
 /** One open event stream: the bytes and the socket, nothing about conversations. */
@@ -63,7 +62,7 @@ export function openStream(
     wake()
     args.onClose()
   }
-  watch(socket, { close, wake })
+  watch(outgoing, { close, wake })
 
   return {
     position: 0,
@@ -88,7 +87,7 @@ export function openStream(
       if (closed || !socket) return
       if (lastWords) socket.write(encodeChunk(lastWords))
       socket.end(FINAL_CHUNK)
-      socket.setTimeout(LINGER_MS, () => socket.destroy())
+      socket.setTimeout(Math.min(LINGER_MS, stalledMs), () => socket.destroy())
       close()
     },
     dropIfStalled() {
@@ -110,8 +109,11 @@ export function comeBack(): string {
   return formatRetry(500 + Math.floor(Math.random() * 1_500))
 }
 
-function watch(socket: Socket | null, on: { close(): void; wake(): void }) {
+function watch(outgoing: ServerResponse, on: { close(): void; wake(): void }) {
+  const { socket } = outgoing
   if (!socket || socket.destroyed) {
+    // Without a socket the request was sent behind one that is not answered yet: an empty stream, and the client returns.
+    outgoing.end()
     queueMicrotask(on.close)
     return
   }

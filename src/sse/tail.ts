@@ -14,7 +14,7 @@ export interface Channel {
   onEvents(events: LoggedEvent[]): void
   /** Called when what comes next is no longer kept: the follower must start over. */
   onGap(): void
-  /** Called when the conversation was ended or removed, after its last event. */
+  /** Called when the conversation was ended or removed, after its last event; again with each poll while it is followed. */
   onEnded(): void
 }
 

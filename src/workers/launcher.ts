@@ -35,7 +35,7 @@ export interface LaunchedProcess {
   readonly socket: Duplex | undefined
   readonly stdout: Readable | undefined
   readonly stderr: Readable | undefined
-  /** Resolves when the process has ended, its group is killed, and what it wrote to the socket was read. */
+  /** Resolves when the process has ended, its group is killed, and what it wrote to socket and stderr was read. */
   readonly exited: Promise<WorkerExit>
   /** Signals the process and all that it has started. Harmless when they are gone. */
   signal(signal: 'SIGTERM' | 'SIGKILL'): void
@@ -164,7 +164,7 @@ function spawnWorker(host: Host, options: LauncherOptions) {
 function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd: string }): LaunchedProcess {
   const { pid } = child
   const socket = (child.stdio[GATEWAY_FD] as Duplex | null) ?? undefined
-  const socketClosed = new Promise<void>((resolve) => (socket ? socket.once('close', resolve) : resolve()))
+  const lastWords = Promise.all([closing(socket), closing(child.stderr)])
   // EPIPE and the like: the end of the process says all there is to say.
   socket?.on('error', () => {})
   if (pid !== undefined) {
@@ -180,7 +180,7 @@ function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd
     // What it started is in its group, and keeps the group's number from being given to others until this kill.
     if (!isGone) signalGroup(child, 'SIGKILL')
     isGone = true
-    if (!(await settlesWithin(socketClosed, LAST_WORDS_MS))) socket?.destroy()
+    if (!(await settlesWithin(lastWords, LAST_WORDS_MS))) socket?.destroy()
     if (pid !== undefined) host.guard.remove(pid)
     await removeFolder(cwd)
     return exit
@@ -195,6 +195,10 @@ function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd
       if (!isGone) signalGroup(child, signal)
     },
   }
+}
+
+function closing(stream: Duplex | Readable | null | undefined): Promise<void> {
+  return new Promise((resolve) => (stream ? stream.once('close', () => resolve()) : resolve()))
 }
 
 function signalGroup(child: ChildProcess, signal: NodeJS.Signals) {

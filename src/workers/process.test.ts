@@ -28,6 +28,8 @@ afterEach(async () => {
 })
 afterAll(scripts.remove)
 
+const NO_USAGE = '{ inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 }'
+
 const ONE_DELTA = `
   onCommand = ({ type, runId, fence }) => type === 'turn' && say({ type: 'delta', runId, fence, text: 'so far' })
   say({ type: 'ready' })
@@ -97,7 +99,7 @@ describe('a worker that ends in a turn', () => {
          let beats = 0
          setInterval(() => {
            if (++beats < 20) say({ type: 'beat', runId, fence })
-           else say({ type: 'end', runId, fence, status: 'completed', usage: { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 } })
+           else say({ type: 'end', runId, fence, status: 'completed', usage: ${NO_USAGE} })
          }, 100)
        }
        say({ type: 'ready' })`,
@@ -119,9 +121,26 @@ describe('a worker that ends in a turn', () => {
   it('runs out of heap: it says so', async () => {
     const rig = await rigOf(
       `${SPEAKS} const hoard = []; onCommand = () => { for (;;) hoard.push({ a: [hoard.length] }) }; say({ type: 'ready' })`,
-      { memoryMb: 64 },
+      { memoryMb: 300 },
     )
     expect((await runTurn(rig)).end).toMatchObject({ status: 'lost', error: { code: 'worker_out_of_memory' } })
+  })
+
+  it('is silent because we do not listen: it may go on', async () => {
+    const rig = await rigOf(
+      `${SPEAKS}
+       onCommand = ({ type, runId, fence }) => {
+         if (type !== 'turn') return
+         say({ type: 'delta', runId, fence, text: 'much' })
+         setTimeout(() => say({ type: 'end', runId, fence, status: 'completed', usage: ${NO_USAGE} }), 100)
+       }
+       say({ type: 'ready' })`,
+      { silenceMs: 1000 },
+    )
+    let looks = 0
+    const on = { ...createListener().on, hasRoom: () => looks++ > 40 }
+    const end = await rig.pool.runTurn({ key: 'o/c', turn: turnOf(), on, signal: new AbortController().signal })
+    expect(end.status).toBe('completed')
   })
 
   it('floods its session without a line end: it is killed and we stay small', async () => {
@@ -140,7 +159,7 @@ describe('a worker that ends in a turn', () => {
          let sent = 0
          const flood = () => {
            if (sent++ < 200) return process.stdout.write('x'.repeat(1e6), flood)
-           say({ type: 'end', runId, fence, status: 'completed', usage: { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 } })
+           say({ type: 'end', runId, fence, status: 'completed', usage: ${NO_USAGE} })
          }
          flood()
        }
@@ -219,7 +238,7 @@ describe('what a worker may ask', () => {
          stream.end(body)
        })
        const step = (runId, fence) => JSON.stringify({ runId, fence, step: 1, messages: [], usage, model: 'm' })
-       const usage = { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 }
+       const usage = ${NO_USAGE}
        const idle = await ask('/model/demo/chat')
        onCommand = async ({ type, runId, fence }) => {
          if (type !== 'turn') return
@@ -281,7 +300,7 @@ describe('what a worker may ask', () => {
        onCommand = ({ runId, fence }) => {
          const call = open('/model/demo/chat', { 'x-run-id': runId, 'x-run-fence': String(fence) })
          call.on('error', () => {})
-         call.once('response', () => say({ type: 'end', runId, fence, status: 'completed', usage: { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 } }))
+         call.once('response', () => say({ type: 'end', runId, fence, status: 'completed', usage: ${NO_USAGE} }))
          call.end()
        }
        say({ type: 'ready' })`,

@@ -142,8 +142,10 @@ export function createWorkerProcess(
     }
   }
 
+  /** Its connection breaks at the same time, so this may come second, and says more. */
   function noteHeapEnd(line: string) {
-    if (line.includes('JavaScript heap out of memory')) failure ??= 'worker_out_of_memory'
+    if (!line.includes('JavaScript heap out of memory')) return
+    if (failure === undefined || failure === 'worker_crashed') failure = 'worker_out_of_memory'
   }
 
   function onExit(exit: WorkerExit) {
@@ -235,18 +237,15 @@ async function endOrAbort({ ended, signal }: ActiveTurn) {
   signal.removeEventListener('abort', onAbort)
 }
 
+interface Ending {
+  launched: LaunchedProcess
+  exited: Promise<void>
+  link: WorkerLink | undefined
+  log: Logger
+}
+
 async function endProcess(
-  {
-    launched,
-    exited,
-    link,
-    log,
-  }: {
-    launched: LaunchedProcess
-    exited: Promise<void>
-    link: WorkerLink | undefined
-    log: Logger
-  },
+  { launched, exited, link, log }: Ending,
   { politely, graceMs = KILL_GRACE_MS }: { politely: boolean; graceMs?: number },
 ) {
   if (politely && link?.send(encode({ type: 'exit' })) && (await settlesWithin(exited, LEAVE_MS))) return

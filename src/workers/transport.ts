@@ -137,7 +137,7 @@ function answer(deps: AnswerDeps, req: Http2ServerRequest, res: Http2ServerRespo
   const model = /^\/model\/([^/?]+)(\/.*)$/.exec(req.url)
   if (model) {
     if (!isCurrent) return end(res, 403)
-    return deps.requests.model(req, res, { provider: model[1]!, path: model[2]!, run })
+    return answerModel(deps, { req, res, args: { provider: model[1]!, path: model[2]!, run } })
   }
   if (req.method !== 'POST' || (req.url !== '/steps' && req.url !== '/steer')) return end(res, 404)
   if (!isCurrent) return end(res, 409)
@@ -149,6 +149,21 @@ function answer(deps: AnswerDeps, req: Http2ServerRequest, res: Http2ServerRespo
       end(res, 503)
     },
   )
+}
+
+/** Whatever goes wrong in there is one call's trouble. */
+function answerModel({ requests, log }: LinkDeps, { req, res, args }: ModelCall) {
+  new Promise((resolve) => resolve(requests.model(req, res, args))).catch((error: unknown) => {
+    log.error({ err: errorLine(error), runId: args.run.runId }, 'the model proxy threw')
+    if (res.headersSent) res.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+    else end(res, 500)
+  })
+}
+
+interface ModelCall {
+  req: Http2ServerRequest
+  res: Http2ServerResponse
+  args: Parameters<WorkerRequests['model']>[2]
 }
 
 type AnswerDeps = LinkDeps & { caughtUp(): Promise<void> }

@@ -2,11 +2,13 @@ import { vi } from 'vitest'
 import type { Sql } from '../../src/db/client.ts'
 import { inTransaction } from '../../src/db/transaction.ts'
 import type { Actor } from '../../src/domain/accounts/actor.ts'
+import { type Following, followConversation } from '../../src/domain/conversations/follow.ts'
 import { type OpenConversation, openConversation } from '../../src/domain/conversations/open.ts'
 import { type Accepted, type AcceptOptions, acceptMessage, type NewMessage } from '../../src/domain/messages/accept.ts'
 import { type EndOfRun, type EndResult, endRun } from '../../src/domain/runs/end.ts'
 import type { Signals } from '../../src/domain/signals.ts'
 import { sha256 } from '../../src/lib/ids.ts'
+import { createReplica } from '../../src/queue/replica.ts'
 import { type ClaimedRun, claimReadyRuns } from '../../src/queue/runs.ts'
 import {
   insertReplies,
@@ -43,6 +45,9 @@ export interface Scene {
   /** All that a conversation's log holds after `after`. */
   events(conversationId: string, after?: number): Promise<LoggedEvent[]>
   stateOf(runId: string): Promise<string | undefined>
+  /** Opens a stream: it counts as open until `leave`. */
+  follow(conversationId: string, lastEventId?: string): Promise<Following>
+  leave(following: Following): Promise<void>
   /** Runs `work` in a transaction that stays open, with its locks, until `release` commits it. */
   hold(sql: Sql, work: (tx: Sql) => Promise<unknown>): Promise<{ tx: Sql; release(): Promise<void> }>
   /** Resolves once so many statements of this database wait for a lock. */
@@ -62,6 +67,12 @@ export const USAGE = { inputTokens: 3, outputTokens: 5, cachedInputTokens: 1 }
 export async function createScene(world: World, given?: Sql): Promise<Scene> {
   const sql = given ?? (await world.replica()).sql
   const { organizationId, agentId, actor } = await makeOrganization(world, sql)
+  const replica = createReplica(
+    { sql, log: world.log },
+    { id: world.unique('replica'), version: '1', leaseMs: 600_000 },
+  )
+  await replica.register()
+  world.defer(replica.leave)
   const signals = recordSignals()
   const batches = new Map<string, number>()
 
@@ -116,6 +127,11 @@ export async function createScene(world: World, given?: Sql): Promise<Scene> {
       const rows = await sql<{ state: string }[]>`
         select state from runs where organization_id = ${organizationId} and id = ${runId}`
       return rows[0]?.state
+    },
+    follow: (conversationId, lastEventId) =>
+      followConversation(sql, { actor, conversationId, lastEventId, replica: replica.id }),
+    async leave({ stream }) {
+      await sql`delete from stream_presence where id = ${stream.id}`
     },
     hold: (on, work) => holdOpen(world, on, work),
     lockWaiters: (count) => waitForLockWaiters(sql, count),

@@ -101,7 +101,8 @@ function readStream(res: IncomingMessage, options: SseOptions): SseClient {
   const events: SseEvent[] = []
   const waiters = new Set<Waiter>()
   const decoder = new StringDecoder('utf8')
-  let text = ''
+  /** Pieces of the frame that is not whole yet; joined only when its end comes, since it may have megabytes. */
+  let held: string[] = []
   let bytes = 0
   let left = options.cutAfterBytes ?? Number.POSITIVE_INFINITY
   let retryMs: number | undefined
@@ -111,12 +112,13 @@ function readStream(res: IncomingMessage, options: SseOptions): SseClient {
   function take(chunk: Buffer) {
     if (fault || left <= 0) return
     const taken = chunk.length <= left ? chunk : chunk.subarray(0, left)
-    const searched = Math.max(0, text.length - 1)
-    text += decoder.write(taken)
+    const piece = decoder.write(taken)
+    const mayEnd = `${held.at(-1)?.at(-1) ?? ''}${piece}`.includes('\n\n')
+    held.push(piece)
     bytes += taken.length
     left -= taken.length
     try {
-      takeFrames(searched)
+      if (mayEnd) takeFrames(held.join(''))
     } catch (error) {
       fault = error as Error
       res.destroy()
@@ -124,14 +126,13 @@ function readStream(res: IncomingMessage, options: SseOptions): SseClient {
     if (left <= 0) res.socket.resetAndDestroy()
   }
 
-  /** Takes the frames that are whole; none ends before `searched`. */
-  function takeFrames(searched: number) {
+  function takeFrames(text: string) {
     let from = 0
-    for (let end = text.indexOf('\n\n', searched); end >= 0; end = text.indexOf('\n\n', from)) {
+    for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n', from)) {
       takeFrame(text.slice(from, end))
       from = end + 2
     }
-    text = text.slice(from)
+    held = from < text.length ? [text.slice(from)] : []
   }
 
   function takeFrame(frame: string) {

@@ -11,7 +11,7 @@ export interface CheckedUrl {
 }
 
 /** Hosts, and `host:port`, in the form that `URL` gives them. */
-export type AllowedHosts = ReadonlySet<string>
+type AllowedHosts = ReadonlySet<string>
 
 const ENTRY = /^(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?$/
 const HOST = /^(\[[0-9a-f:.]+\]|[a-z0-9._-]+)$/

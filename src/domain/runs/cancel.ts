@@ -21,9 +21,7 @@ export interface Cancelled {
  * Part of the caller's transaction; the caller sends the signals after its commit.
  */
 export async function cancelOpenRuns(tx: Sql, args: ConversationKey): Promise<Cancelled> {
-  await tx`
-    select 1 from conversations where organization_id = ${args.organizationId} and id = ${args.conversationId}
-    for no key update`
+  await lockConversation(tx, args)
   const open = await tx<{ id: string }[]>`
     select id from runs where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId}
       and state in ('queued', 'ready', 'delayed', 'running')
@@ -49,15 +47,22 @@ export async function cancelRuns(
   args: ConversationKey & { runId?: string | undefined; messageId?: string | undefined },
 ): Promise<EndedRun[]> {
   const named = args.runId !== undefined || args.messageId !== undefined
-  const target = named ? await findRun(deps.sql, args) : null
   const cancelled = await inTransaction(deps.sql, async (tx): Promise<Cancelled & { nextReady: boolean }> => {
-    if (!target) return { ...(await cancelOpenRuns(tx, args)), nextReady: false }
-    return endRunIn(tx, { ...args, id: target, fence: null, status: 'cancelled' })
+    if (!named) return { ...(await cancelOpenRuns(tx, args)), nextReady: false }
+    // The lock comes before the look: a run that is found may otherwise be taken into the running turn meanwhile.
+    await lockConversation(tx, args)
+    return endRunIn(tx, { ...args, id: await findRun(tx, args), fence: null, status: 'cancelled' })
   })
   for (const run of cancelled.ended) deps.signals.runEnded(run.id)
   if (cancelled.published.length > 0) deps.signals.published(cancelled.published)
   if (cancelled.nextReady) deps.signals.runReady()
   return cancelled.ended
+}
+
+async function lockConversation(tx: Sql, key: ConversationKey) {
+  await tx`
+    select 1 from conversations where organization_id = ${key.organizationId} and id = ${key.conversationId}
+    for no key update`
 }
 
 /** The run to end: the named one, or the one that took it in. */

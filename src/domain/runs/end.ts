@@ -66,7 +66,8 @@ export async function endRunIn(tx: Sql, given: EndOfRun): Promise<EndResult> {
   const run = ended[0]
   if (!run) return NOTHING
 
-  const end = { ...given, usage: given.usage ?? (await readSavedUsage(tx, given)) }
+  const usage = given.usage ?? (await readSavedUsage(tx, given))
+  const end = { ...given, usage, error: storable(given.error) }
   const text =
     end.text ?? (await readStreamedText(tx, { ...end, afterSeq: conversation.endSeq, messageId: run.messageId }))
   if (end.status !== 'completed') await keepPartialAnswer(tx, end, { turn: run.turn, text })
@@ -143,7 +144,7 @@ async function settle(
       end_seq = case when ${args.wasActive} then ${args.lastSeq} else end_seq end, last_activity_at = now()
     where organization_id = ${end.organizationId} and id = ${end.conversationId}`
   await tx`
-    update runs set result_text = ${args.text}, usage = ${tx.json(end.usage as never)},
+    update runs set result_text = ${storable(args.text)}, usage = ${tx.json(end.usage as never)},
       model = ${end.model ?? null}, error_code = ${end.error?.code ?? null}, error_message = ${end.error?.message ?? null},
       start_seq = ${args.startSeq}, end_seq = ${args.lastSeq},
       end_seen_at = case when ${isWatched(tx, end)} then now() end
@@ -187,7 +188,7 @@ async function oweWebhooks(tx: Sql, end: KnownEnd, ended: Discharged[], text: st
     }
     await tx`
       insert into outbox (organization_id, id, kind, target, payload)
-      values (${end.organizationId}, ${run.id}, 'webhook', ${run.webhookUrl}, ${tx.json(payload as never)})`
+      values (${end.organizationId}, ${run.id}, 'webhook', ${run.webhookUrl}, ${tx.json(storable(payload) as never)})`
   }
 }
 

@@ -39,7 +39,7 @@ export async function saveStep(sql: Sql, run: ClaimedRun, step: Step): Promise<b
         select coalesce(max(position), -1) as last from messages
         where organization_id = ${run.organizationId} and conversation_id = ${run.conversationId} and turn = ${run.turn}
       ) p
-      on conflict do nothing`
+      on conflict (organization_id, conversation_id, id) do nothing`
     return true
   })
 }

@@ -22,7 +22,7 @@ export function createRunSweeper(
     const { recovered, exhausted } = await recoverLapsedRuns(deps.sql, options)
     for (const run of recovered) deps.log.warn({ runId: run.id, fence: run.fence }, 'run taken back from a dead holder')
     if (recovered.length > 0) deps.signals.runReady()
-    for (const run of exhausted) await giveUp(run)
+    await allOf(exhausted.map(giveUp))
   }
 
   async function giveUp(run: { organizationId: string; id: string; fence: number }) {
@@ -41,10 +41,15 @@ export function createRunSweeper(
       name: 'sweeper',
       everyMs: options.everyMs,
       async pass() {
-        const outcomes = await Promise.allSettled([promote(), recover()])
-        const failed = outcomes.find((outcome) => outcome.status === 'rejected')
-        if (failed) throw failed.reason
+        await allOf([promote(), recover()])
       },
     },
   )
+}
+
+/** Waits for all of them, whatever becomes of each, and only then throws what the first failure was. */
+async function allOf(work: Promise<void>[]) {
+  const outcomes = await Promise.allSettled(work)
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected')
+  if (failed) throw failed.reason
 }

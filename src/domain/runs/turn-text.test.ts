@@ -33,7 +33,9 @@ test('text of another message, and of the turns before, is left out', async ({ w
   const run = await scene.start(conversation)
   await scene.say(run, 'new')
 
-  const [row] = await scene.sql<{ endSeq: number }[]>`select end_seq as "endSeq" from conversations where id = ${conversation}`
+  const [row] = await scene.sql<
+    { endSeq: number }[]
+  >`select end_seq as "endSeq" from conversations where id = ${conversation}`
   expect(await readStreamedText(scene.sql, { ...run, afterSeq: row!.endSeq })).toBe('new')
   expect(await readStreamedText(scene.sql, { ...run, afterSeq: 0 })).toBe('new')
 })

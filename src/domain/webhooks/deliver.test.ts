@@ -5,13 +5,11 @@ import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { pino } from 'pino'
 import { expect, onTestFinished, vi } from 'vitest'
-import { requirePostgres, test, type World } from '../../../tests/support/world.ts'
+import { test, type World } from '../../../tests/support/world.ts'
 import { createGuardedFetch } from '../../adapters/outbound/guarded-fetch.ts'
 import type { Sql } from '../../db/client.ts'
 import { createWebhookDeliverer, type WebhookDelivererOptions } from './deliver.ts'
 import { webhookSigningKey } from './signature.ts'
-
-requirePostgres('several replicas deliver at the same time, and one of them loses its connections')
 
 const SECRET = 'a secret of at least thirty-two characters'
 const HOUR_MS = 3_600_000

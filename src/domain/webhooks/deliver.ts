@@ -28,7 +28,7 @@ const BACKOFF = { baseMs: 2_000, maxMs: 3_600_000 }
 /** Lanes that one look goes through: a few milliseconds. */
 const LANES_MAX = 200
 
-export interface WebhookDelivererDeps {
+interface WebhookDelivererDeps {
   sql: Sql
   log: Logger
   fetch: GuardedFetch
@@ -39,7 +39,6 @@ export interface WebhookDelivererDeps {
 export interface WebhookDelivererOptions {
   pollMs: number
   concurrency?: number
-  leaseMs?: number
   attemptsMax?: number
 }
 
@@ -56,24 +55,29 @@ export interface WebhookDelivererOptions {
  */
 export function createWebhookDeliverer(deps: WebhookDelivererDeps, options: WebhookDelivererOptions): Loop {
   const { sql, log } = deps
-  const { concurrency = CONCURRENCY, leaseMs = LEASE_MS, attemptsMax = ATTEMPTS_MAX } = options
+  const { concurrency = CONCURRENCY, attemptsMax = ATTEMPTS_MAX } = options
   const half = Math.max(1, Math.floor(concurrency / 2))
   const limits = { organizationMax: half, hostMax: half, laneMax: Math.max(1, Math.floor(concurrency / 4)) }
   const underWay = new Map<Lane, Promise<void>>()
   let served: Lane | null = null
   const loop = createLoop({ log }, { name: 'webhooks', everyMs: options.pollMs, pass })
 
-  /** Fills the free places, once around all lanes, from behind the one that was served last: all get their turn. */
+  /**
+   * Fills the free places, once around all lanes, from behind the one that was served last: all get their turn. A place
+   * that becomes free meanwhile is left to the next pass, or lanes at the start would take it from those in between.
+   */
   async function pass(signal: AbortSignal): Promise<boolean> {
     const morePromotable = await promoteDueCalls(sql)
+    const taken: Lane[] = [...underWay.keys()]
     let after = served
     for (let ends = after === null ? 1 : 2; ends > 0 && !signal.aborted; ) {
-      const free = concurrency - underWay.size
+      const free = concurrency - taken.length
       if (free === 0) return false
       const look = await readReadyLanes(sql, { kind: KIND, after, lanesMax: LANES_MAX, perLaneMax: limits.laneMax })
-      const lanes = chooseLanes(look.lanes, underWay.keys(), { ...limits, free })
-      const calls = lanes.length === 0 ? [] : await claimCalls(sql, { kind: KIND, lanes, leaseMs })
+      const lanes = chooseLanes(look.lanes, taken, { ...limits, free })
+      const calls = lanes.length === 0 ? [] : await claimCalls(sql, { kind: KIND, lanes, leaseMs: LEASE_MS })
       for (const call of calls) underWay.set(call, deliver(call))
+      taken.push(...calls)
       served = lanes.at(-1) ?? served
       after = look.last
       if (after === null) ends--

@@ -1,6 +1,6 @@
 import type { Lane } from '../../queue/outbox.ts'
 
-export interface LaneLimits {
+interface LaneLimits {
   /** Calls that may start now. */
   free: number
   /** Calls at once, those under way among them, of one organization, to one host, and of one organization to one host. */

@@ -121,6 +121,8 @@ export interface MessageRouteDeps {
   signals: Signals
   runner: LocalRunner
   options: PostOptions
+  /** @throws AppError 'invalid_request' for a URL that may not be called. */
+  checkWebhookUrl(url: string): void
 }
 
 /** Sending messages and cancelling what they started. */
@@ -133,6 +135,7 @@ export function messageRoutes(deps: MessageRouteDeps): Router {
       if (isMultipart(c)) await getConversation(deps.sql, { actor, conversationId })
       const { body, files } = isMultipart(c) ? await readUpload(deps.sql, c, conversationId) : readJson(c)
       const { content, message, messageId, onBusy = 'enqueue', webhookUrl, ...origin } = body
+      if (webhookUrl) deps.checkWebhookUrl(webhookUrl)
       const accepted = await postMessage(
         deps,
         {

@@ -1,7 +1,7 @@
 import type { ModelMessage } from 'ai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { createProcessLauncher } from '../launcher.ts'
-import { CONTINUE_NOTE, type StepRecord } from '../protocol.ts'
+import { createProcessLauncher } from './launcher.ts'
+import { CONTINUE_NOTE, type StepRecord } from './protocol.ts'
 import {
   createFakeModel,
   createScripts,
@@ -11,7 +11,7 @@ import {
   runTurn,
   SOURCE_ENTRY,
   startRig,
-} from '../test-rig.ts'
+} from './test-rig.ts'
 
 /** What the model does next; one real worker serves all tests of this file. */
 let play: (call: ModelCall) => void = () => {}

@@ -1,0 +1,59 @@
+import type postgres from 'postgres'
+
+/** postgres.js; `bigint` columns are numbers, `timestamptz` are Dates, `json` is parsed. */
+export type Sql = postgres.Sql<{ bigint: number }>
+/** What the callback of `sql.begin` is given. When its connection dies, its queries reject. */
+export type Tx = postgres.TransactionSql<{ bigint: number }>
+
+/** The parts of postgres.js's `Query` that are used here. They are not in its types; `guard.test.ts` watches over them. */
+export interface DriverQuery extends Promise<unknown> {
+  /** Null until it is sent. */
+  state: unknown
+  /** Hands the query to the driver; called once somebody awaits it. */
+  handler(query: DriverQuery): void
+  resolve(value: unknown): void
+  reject(error: unknown): void
+  cursor(): never
+  cancel(): void
+}
+
+type Method = (...args: unknown[]) => unknown
+
+/**
+ * A tag function that looks like the driver's and shows each query that it makes to `admit`, before anything is sent.
+ * Fragments and helpers such as `sql(['a', 'b'])` are the driver's own. `current` is asked at each call.
+ */
+export function guardTag(current: () => Sql | Tx, admit: (query: DriverQuery) => void) {
+  const admitted = (made: unknown) => {
+    const query = made as DriverQuery
+    query.cursor = refuseCursor
+    admit(query)
+    return query
+  }
+  const call = (first: unknown, ...rest: unknown[]) => {
+    const made = (current() as unknown as Method)(first, ...rest)
+    return Array.isArray((first as { raw?: unknown } | null)?.raw) ? admitted(made) : made
+  }
+  const pass =
+    (name: 'json' | 'array' | 'typed') =>
+    (...args: unknown[]) =>
+      (current()[name] as unknown as Method)(...args)
+  return Object.assign(call, {
+    unsafe: (...args: unknown[]) => admitted((current().unsafe as unknown as Method)(...args)),
+    json: pass('json'),
+    array: pass('array'),
+    typed: pass('typed'),
+    types: pass('typed'),
+    file: refuse,
+    notify: refuse,
+  })
+}
+
+/** Stands in for what would go round the gate. */
+export function refuse(): never {
+  throw new Error('not available on the guarded client: see src/db/guard.ts')
+}
+
+function refuseCursor(): never {
+  throw new Error('cursors hold a connection while the caller thinks: read in pages by key')
+}

@@ -1,0 +1,86 @@
+import { type DriverQuery, guardTag, refuse, type Sql, type Tx } from './driver-query.ts'
+import { isSocketError, translateError } from './errors.ts'
+import type { Flights } from './flights.ts'
+
+export type Work = (tx: Tx) => unknown
+
+/** A transaction's view of its connection: once dead, for ever dead. */
+interface Life {
+  /** The error it died of. */
+  dead: unknown
+  kill(error: unknown): void
+}
+
+/**
+ * `pool.begin`, but a connection that dies in the middle ends the transaction and not the process: from then on nothing
+ * of it reaches the driver, neither a query nor the automatic COMMIT or ROLLBACK, which the driver (postgres 3.4.9)
+ * would write to a socket that is null, or run on the connection that took the place, outside of any transaction.
+ *
+ * Rejects with the driver's error as soon as the connection is dead, even while the work still runs.
+ */
+export function beginGuarded(
+  pool: Sql,
+  flights: Flights,
+  { mode, work }: { mode: string; work: Work },
+): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const life: Life = {
+      dead: undefined,
+      kill(error) {
+        life.dead ??= error
+        reject(error)
+      },
+    }
+    const failed = (error: unknown) => (isSocketError(error) ? life.kill(error) : reject(error))
+    pool.begin(mode, (tx) => runWork({ flights, life }, tx, work)).then(resolve, failed)
+  })
+}
+
+/** Never returns on a dead connection, because on return the driver would send something to it. */
+async function runWork(deps: { flights: Flights; life: Life }, tx: Tx, work: Work): Promise<unknown> {
+  const { life } = deps
+  try {
+    const made = work(guardTransaction(deps, tx))
+    const value = Array.isArray(made) ? await Promise.all(made) : await made
+    return life.dead === undefined ? value : await never()
+  } catch (error) {
+    if (life.dead !== undefined) return await never()
+    throw error
+  }
+}
+
+function guardTransaction(deps: { flights: Flights; life: Life }, tx: Tx): Tx {
+  const { flights, life } = deps
+
+  function admit(query: DriverQuery) {
+    const { handler } = query
+    query.handler = () => {
+      if (life.dead !== undefined) return query.reject(translateError(life.dead))
+      query.handler = handler
+      flights.takeOff(query, (error) => {
+        if (isSocketError(error)) life.kill(error)
+      })
+    }
+  }
+
+  async function savepoint(...args: [Work] | [string, Work]) {
+    if (life.dead !== undefined) throw translateError(life.dead)
+    const [name, work] = args.length === 1 ? [undefined, args[0]] : args
+    const inner = (nested: Tx) => runWork(deps, nested, work)
+    try {
+      return await (name === undefined ? tx.savepoint(inner) : tx.savepoint(name, inner))
+    } catch (error) {
+      if (isSocketError(error)) life.kill(error)
+      throw translateError(error)
+    }
+  }
+
+  return Object.assign(
+    guardTag(() => tx, admit),
+    { savepoint, prepare: refuse },
+  ) as unknown as Tx
+}
+
+function never(): Promise<never> {
+  return new Promise(() => {})
+}
