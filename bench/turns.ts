@@ -28,7 +28,7 @@ export function benchTurns(): Promise<Row[]> {
     const atRest = residentMb(warm.pid)
     const running = await timeTurns(warm, key, { sameConversation: true })
     const adopted = await timeTurns(warm, key, { sameConversation: false })
-    const workerMb = median(childrenOf(warm.pid).map(residentMb))
+    const workerMb = Math.max(...childrenOf(warm.pid).map(residentMb))
     await warm.stop()
     const cold = await startGateway({ DATABASE_URL: url, WORKERS_WARM: '0', LOBU_KEY: key })
     const started = await timeTurns(cold, key, { sameConversation: false })
@@ -120,7 +120,7 @@ async function timeSpawns(): Promise<Row[]> {
     await pool.start()
     while (pool.snapshot().warm === 0) await new Promise((resolve) => setImmediate(resolve))
     times.push(performance.now() - startedAt)
-    sizes.push(...childrenOf(process.pid).map(residentMb))
+    sizes.push(Math.max(...childrenOf(process.pid).map(residentMb)))
     await pool.stop()
     await launcher.stop()
   }

@@ -248,7 +248,7 @@ function createReplaceablePool(args: {
     current: () => pool,
     replace,
     onError(error: unknown) {
-      
+      if (codeOf(error) === '25006') replace(errorLine(error))
     },
   }
 }

@@ -61,7 +61,8 @@ export function createListener({ log }: { log: Logger }, options: ListenerOption
           },
         )
       } catch (error) {
-        log.warn({ error: errorLine(error) }, 'LISTEN lost; polling until it is back')
+        // Once for an outage, however long it lasts.
+        if (failures === 0) log.warn({ error: errorLine(error) }, 'LISTEN lost; polling until it is back')
       }
       client = undefined
       firstTry.resolve()

@@ -4,29 +4,40 @@ import { createLoop, type Loop } from '../lib/loop.ts'
 import { pruneLog } from '../sse/event-log.ts'
 import { removeStagedFiles } from './files/files.ts'
 
-/** Turns whose events are removed in one statement, so that none of them locks for long. */
+/** What is removed in one statement at most, so that none of them locks for long. A file may be 50 MB. */
 const TURNS_MAX = 200
+const FILES_MAX = 20
+const DEAD_LETTERS_MAX = 500
 const DEAD_LETTERS_KEEP_DAYS = 30
 
-/** Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days. */
+/**
+ * Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days. The three are
+ * independent: one that fails does not keep the others from working.
+ */
 export function createRetention(
   { sql, log }: { sql: Sql; log: Logger },
   options: { everyMs: number; logKeepMs: number },
 ): Loop {
-  return createLoop(
-    { log },
-    {
-      name: 'retention',
-      everyMs: options.everyMs,
-      async pass() {
-        const turns = await pruneLog(sql, { keepMs: options.logKeepMs, turnsMax: TURNS_MAX })
-        await removeStagedFiles(sql)
-        await sql`
-          delete from dead_letters where (organization_id, id) in (
-            select organization_id, id from dead_letters
-            where created_at < now() - ${DEAD_LETTERS_KEEP_DAYS} * interval '1 day' limit 500)`
-        return turns === TURNS_MAX
-      },
-    },
-  )
+  async function pass() {
+    const removals = [
+      pruneLog(sql, { keepMs: options.logKeepMs, turnsMax: TURNS_MAX }).then((removed) => removed === TURNS_MAX),
+      removeStagedFiles(sql, { filesMax: FILES_MAX }).then((removed) => removed === FILES_MAX),
+      removeDeadLetters(sql).then((removed) => removed === DEAD_LETTERS_MAX),
+    ]
+    const outcomes = await Promise.allSettled(removals)
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected')
+    if (failed) throw failed.reason
+    return outcomes.some((outcome) => outcome.status === 'fulfilled' && outcome.value)
+  }
+
+  return createLoop({ log }, { name: 'retention', everyMs: options.everyMs, pass })
+}
+
+async function removeDeadLetters(sql: Sql): Promise<number> {
+  const rows = await sql`
+    delete from dead_letters where (organization_id, id) in (
+      select organization_id, id from dead_letters
+      where created_at < now() - ${DEAD_LETTERS_KEEP_DAYS} * interval '1 day' limit ${DEAD_LETTERS_MAX})
+    returning 1`
+  return rows.length
 }

@@ -56,6 +56,8 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))
   app.route('/', historyRoutes(deps))
+  // `v1` is no organization: what the agent API does not have ends here.
+  app.all('/api/v1/*', (c) => c.notFound())
   app.route('/', agentRoutes(deps))
   app.route('/', webhookRoutes(deps))
   return app

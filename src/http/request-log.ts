@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { Context } from 'hono'
-import { matchedRoutes } from 'hono/route'
+import { routePath } from 'hono/route'
 import type { Logger } from '../lib/logger.ts'
 import type { Env } from './env.ts'
 
@@ -16,7 +16,8 @@ export function addLogFields(c: Context<Env>, fields: Record<string, string | nu
 export function logRequest(c: Context<Env>, log: Logger, startedAt: number): void {
   const outgoing = c.env?.outgoing as ServerResponse | undefined
   const takenOver = outgoing?.headersSent === true
-  const route = routeOf(c)
+  // The pattern of the handler that answered, or of the middleware that refused: few values, whatever paths come in.
+  const route = routePath(c)
   const level = isProbe(route) ? 'debug' : 'info'
   if (!log.isLevelEnabled(level)) return
   const line = {
@@ -31,12 +32,6 @@ export function logRequest(c: Context<Env>, log: Logger, startedAt: number): voi
   log[level](line, takenOver ? 'stream opened' : 'request')
   if (!takenOver) return
   outgoing.once('close', () => log.info({ ...line, ms: elapsed(startedAt) }, 'stream closed'))
-}
-
-/** The pattern of the endpoint, or of the middleware that came furthest: a label of few values, whatever paths come in. */
-function routeOf(c: Context<Env>): string {
-  const matched = matchedRoutes(c)
-  return (matched.findLast(({ method }) => method !== 'ALL') ?? matched.at(-1))?.path ?? ''
 }
 
 /** Probes and scrapes come every few seconds and say nothing while all is well. */

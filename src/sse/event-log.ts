@@ -53,19 +53,22 @@ export function readHeads(
 
 /**
  * Removes the events of turns that ended more than `keepMs` ago, and notes in the conversation how far it went: an
- * older position now gets `reset`. Returns the number of turns removed, at most `turnsMax`.
+ * older position now gets `reset`. A run that was cancelled while it waited ends within another's events (its `end_seq`
+ * lies behind the conversation's): it stays until that turn has ended. Returns the number of turns removed, at most `turnsMax`.
  */
 export async function pruneLog(sql: Sql, { keepMs, turnsMax }: { keepMs: number; turnsMax: number }): Promise<number> {
   const rows = await sql`
     with old as materialized (
-      select organization_id, id, conversation_id, end_seq from runs
-      where end_seq is not null and ended_at < now() - ${keepMs} * interval '1 millisecond'
-      order by ended_at limit ${turnsMax} for update skip locked
+      select r.organization_id, r.id, r.conversation_id, r.end_seq from runs r
+      join conversations c on c.organization_id = r.organization_id and c.id = r.conversation_id
+      where r.end_seq is not null and r.ended_at < now() - ${keepMs} * interval '1 millisecond'
+        and r.end_seq <= c.end_seq
+      order by r.ended_at limit ${turnsMax} for update of r skip locked
     ), reach as (
       select organization_id, conversation_id, max(end_seq) as seq from old group by organization_id, conversation_id
     ), held as materialized (
       select c.organization_id, c.id, r.seq from conversations c
-      join reach r on r.organization_id = c.organization_id and r.conversation_id = c.id and r.seq <= c.end_seq
+      join reach r on r.organization_id = c.organization_id and r.conversation_id = c.id
       for no key update of c skip locked
     ), moved as (
       update conversations c set pruned_seq = greatest(c.pruned_seq, h.seq) from held h
@@ -79,4 +82,12 @@ export async function pruneLog(sql: Sql, { keepMs, turnsMax }: { keepMs: number;
     where r.organization_id = o.organization_id and r.id = o.id
     returning 1`
   return rows.length
+}
+
+/** Removes all events of an agent's conversations, before these are removed themselves: without them nothing would find the events. */
+export async function removeLogs(tx: Sql, key: { organizationId: string; agentId: string }): Promise<void> {
+  await tx`
+    delete from event_log l using conversations c
+    where c.organization_id = ${key.organizationId} and c.agent_id = ${key.agentId}
+      and l.organization_id = c.organization_id and l.conversation_id = c.id`
 }

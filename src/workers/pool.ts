@@ -252,7 +252,7 @@ export function createWorkerPool(
     snapshot: () => ({
       workers: workers.size,
       busy: [...workers].filter((worker) => worker.busy).length,
-      warm: spares().length,
+      warm: spares().filter((worker) => worker.process.isReady()).length,
       max,
       isolation: launcher.isolation,
     }),

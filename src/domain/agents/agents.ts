@@ -1,6 +1,9 @@
 import type { Sql } from '../../db/client.ts'
+import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
+import { removeLogs } from '../../sse/event-log.ts'
 import { type Actor, requireKey } from '../accounts/actor.ts'
+import type { Signals } from '../signals.ts'
 
 export interface Agent {
   agentId: string
@@ -63,34 +66,52 @@ export async function createAgent(
   return { agent, created: false }
 }
 
-/** Changes the given fields. @throws AppError 'not_found' */
+/** Changes the given fields and leaves the others, also to a change that comes at the same time. @throws AppError 'not_found' */
 export async function updateAgent(
   sql: Sql,
   { actor, agentId, fields }: { actor: Actor; agentId: string; fields: Partial<AgentFields> },
 ): Promise<Agent> {
-  const current = await getAgent(sql, { actor, agentId })
-  const next = { ...current, ...fields }
+  requireKey(actor)
   const [row] = await sql<Agent[]>`
-    update agents set name = ${next.name}, description = ${next.description}, model = ${next.model},
-      instructions = ${next.instructions}, updated_at = now()
+    update agents set name = coalesce(${fields.name ?? null}, name),
+      description = coalesce(${fields.description ?? null}, description),
+      model = case when ${fields.model !== undefined} then ${fields.model ?? null} else model end,
+      instructions = coalesce(${fields.instructions ?? null}, instructions), updated_at = now()
     where organization_id = ${actor.organizationId} and id = ${agentId} returning ${columns(sql)}`
   if (!row) throw new AppError('not_found', 'No such agent')
   return row
 }
 
 /**
- * Removes an agent with its conversations. The organization's default agent stays, and so does one that is answering.
+ * Removes an agent with its conversations, whose streams close. The organization's default agent stays, and so does one
+ * that is answering: conversations are locked before they are looked at, so a message is either seen here or refused.
  * @throws AppError 'not_found', 'conflict'
  */
-export async function deleteAgent(sql: Sql, { actor, agentId }: { actor: Actor; agentId: string }): Promise<void> {
-  const agent = await getAgent(sql, { actor, agentId })
-  if (agent.isDefault) throw new AppError('conflict', 'The default agent cannot be removed')
-  const removed = await sql`
-    delete from agents a where organization_id = ${actor.organizationId} and id = ${agentId}
-      and not exists (select 1 from conversations c where c.organization_id = a.organization_id and c.agent_id = a.id
-        and c.open_runs > 0)
-    returning 1`
-  if (removed.length === 0) throw new AppError('conflict', 'The agent is answering; cancel its runs first')
+export async function deleteAgent(
+  deps: { sql: Sql; signals: Signals },
+  { actor, agentId }: { actor: Actor; agentId: string },
+): Promise<void> {
+  requireKey(actor)
+  const { organizationId } = actor
+  const watched = await inTransaction(deps.sql, async (tx) => {
+    const [agent] = await tx<{ isDefault: boolean }[]>`
+      select is_default as "isDefault" from agents where organization_id = ${organizationId} and id = ${agentId} for update`
+    if (!agent) throw new AppError('not_found', 'No such agent')
+    if (agent.isDefault) throw new AppError('conflict', 'The default agent cannot be removed')
+    const [open] = await tx<{ runs: number }[]>`
+      select coalesce(sum(open_runs), 0)::int as runs from (
+        select open_runs from conversations
+        where organization_id = ${organizationId} and agent_id = ${agentId} order by id for update) c`
+    if (open!.runs > 0) throw new AppError('conflict', 'The agent is answering; cancel its runs first')
+    const streams = await tx<{ conversationId: string }[]>`
+      select distinct p.conversation_id as "conversationId" from stream_presence p
+      join conversations c on c.organization_id = p.organization_id and c.id = p.conversation_id
+      where c.organization_id = ${organizationId} and c.agent_id = ${agentId}`
+    await removeLogs(tx, { organizationId, agentId })
+    await tx`delete from agents where organization_id = ${organizationId} and id = ${agentId}`
+    return streams
+  })
+  for (const { conversationId } of watched) deps.signals.conversationEnded({ organizationId, conversationId })
 }
 
 function columns(sql: Sql) {

@@ -24,6 +24,8 @@ export interface OpenedConversation {
 }
 
 const DEFAULT_NAME = 'default'
+/** Callers that may come in between, each with a new conversation of its own. */
+const REPLACE_TRIES = 100
 
 /**
  * Finds the conversation of this agent, user and thread, or makes it. Two callers at once get the same one.
@@ -45,10 +47,9 @@ export async function openConversation(sql: Sql, args: OpenConversation): Promis
     const known = args.forceNew ? null : await findByPlace(sql, place)
     return { conversationId: known ?? newId('conv'), agentId, userId: place.userId, created: known === null }
   }
-  const opened = await inTransaction(sql, async (tx) => {
-    if (args.forceNew) await retire(tx, place)
-    return findOrMake(tx, place, args.settings)
-  })
+  const opened = await inTransaction(sql, (tx) =>
+    args.forceNew ? replace(tx, place, args.settings) : findOrMake(tx, place, args.settings),
+  )
   return { conversationId: opened.id, agentId, userId: place.userId, created: opened.created }
 }
 
@@ -85,8 +86,18 @@ async function findByPlace(sql: Sql, place: Place): Promise<string | null> {
   return row?.id ?? null
 }
 
-async function retire(tx: Sql, place: Place) {
-  await tx`update conversations set resumable = false where ${atPlace(tx, place)}`
+/** Of two callers at once each gets a conversation of its own: who comes second retires the first one's. */
+async function replace(tx: Sql, place: Place, settings: ConversationSettings) {
+  for (let tries = 1; tries <= REPLACE_TRIES; tries++) {
+    await tx`update conversations set resumable = false where ${atPlace(tx, place)}`
+    const [row] = await tx<{ id: string }[]>`
+      insert into conversations (organization_id, id, agent_id, user_id, thread, settings)
+      values (${place.organizationId}, ${newId('conv')}, ${place.agentId}, ${place.userId}, ${place.thread},
+        ${tx.json(settings as never)})
+      on conflict do nothing returning id`
+    if (row) return { id: row.id, created: true }
+  }
+  throw new AppError('saturated', 'Too many callers replace this conversation at once')
 }
 
 function atPlace(sql: Sql, place: Place) {

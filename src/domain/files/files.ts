@@ -24,7 +24,7 @@ export async function storeFile(
   content: AsyncIterable<Buffer>,
 ): Promise<StoredFile> {
   const id = newId('file')
-  const file = { id, name: storable(args.name).slice(0, 255), mediaType: args.mediaType.slice(0, 127) }
+  const file = { id, name: storable(args.name.slice(0, 255)), mediaType: storable(args.mediaType.slice(0, 127)) }
   const hash = createHash('sha256')
   let bytes = 0
   let ordinal = 0
@@ -56,11 +56,12 @@ export async function readFile(sql: Sql, args: { organizationId: string; id: str
   return Buffer.concat(rows.map((row) => row.data))
 }
 
-/** Removes files that no message ever named. Returns how many. */
-export async function removeStagedFiles(sql: Sql): Promise<number> {
+/** Removes files that no message named within an hour. Returns how many, at most `filesMax`. */
+export async function removeStagedFiles(sql: Sql, { filesMax }: { filesMax: number }): Promise<number> {
   const rows = await sql`
     delete from files where (organization_id, id) in (
-      select organization_id, id from files where message_id is null and created_at < now() - interval '1 hour' limit 100)
+      select organization_id, id from files where message_id is null and created_at < now() - interval '1 hour'
+      limit ${filesMax})
     returning 1`
   return rows.length
 }

@@ -68,4 +68,6 @@ test('a run that cannot be ended does not keep the others from it', async ({ wor
 
   for (const run of others) await until(async () => expect(await scene.stateOf(run.id)).toBe('failed'))
   expect(await scene.stateOf(stuck.id)).toBe('running')
+  await scene.sql`delete from outbox where organization_id = ${scene.organizationId}`
+  await until(async () => expect(await scene.stateOf(stuck.id)).toBe('failed'))
 })

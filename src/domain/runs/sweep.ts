@@ -1,7 +1,8 @@
 import type { Sql } from '../../db/client.ts'
+import { errorLine } from '../../lib/errors.ts'
 import type { Logger } from '../../lib/logger.ts'
 import { createLoop, type Loop } from '../../lib/loop.ts'
-import { promoteDueRuns, recoverLapsedRuns } from '../../queue/runs.ts'
+import { type FencedRun, promoteDueRuns, recoverLapsedRuns } from '../../queue/runs.ts'
 import type { Signals } from '../signals.ts'
 import { endRun } from './end.ts'
 
@@ -22,10 +23,17 @@ export function createRunSweeper(
     const { recovered, exhausted } = await recoverLapsedRuns(deps.sql, options)
     for (const run of recovered) deps.log.warn({ runId: run.id, fence: run.fence }, 'run taken back from a dead holder')
     if (recovered.length > 0) deps.signals.runReady()
-    await allOf(exhausted.map(giveUp))
+    await Promise.all(exhausted.map(tryToGiveUp))
   }
 
-  async function giveUp(run: { organizationId: string; id: string; fence: number }) {
+  /** One run that cannot be ended must not make this replica look ill, nor keep the others from being ended. */
+  async function tryToGiveUp(run: FencedRun) {
+    await giveUp(run).catch((error: unknown) => {
+      deps.log.error({ runId: run.id, err: errorLine(error) }, 'run could not be given up, tried again soon')
+    })
+  }
+
+  async function giveUp(run: FencedRun) {
     const [row] = await deps.sql<{ conversationId: string }[]>`
       select conversation_id as "conversationId" from runs
       where organization_id = ${run.organizationId} and id = ${run.id}`
@@ -41,15 +49,10 @@ export function createRunSweeper(
       name: 'sweeper',
       everyMs: options.everyMs,
       async pass() {
-        await allOf([promote(), recover()])
+        const outcomes = await Promise.allSettled([promote(), recover()])
+        const failed = outcomes.find((outcome) => outcome.status === 'rejected')
+        if (failed) throw failed.reason
       },
     },
   )
-}
-
-/** Waits for all of them, whatever becomes of each, and only then throws what the first failure was. */
-async function allOf(work: Promise<void>[]) {
-  const outcomes = await Promise.allSettled(work)
-  const failed = outcomes.find((outcome) => outcome.status === 'rejected')
-  if (failed) throw failed.reason
 }

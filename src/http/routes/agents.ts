@@ -8,6 +8,7 @@ import {
   listAgents,
   updateAgent,
 } from '../../domain/agents/agents.ts'
+import type { Signals } from '../../domain/signals.ts'
 import { actorOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
@@ -124,12 +125,13 @@ const remove = createRoute({
 
 export interface AgentRouteDeps {
   sql: Sql
+  signals: Signals
   /** @throws AppError when the gateway cannot use this model. */
   resolveModel(name: string | null): { provider: string; modelId: string }
 }
 
 /** The agents of an organization: name, model and instructions. */
-export function agentRoutes({ sql, resolveModel }: AgentRouteDeps): Router {
+export function agentRoutes({ sql, signals, resolveModel }: AgentRouteDeps): Router {
   return createRouter()
     .openapi(list, async (c) => {
       const agents = await listAgents(sql, { actor: actorOf(c), ...c.req.valid('query') })
@@ -153,7 +155,7 @@ export function agentRoutes({ sql, resolveModel }: AgentRouteDeps): Router {
       return c.json({ agent: toAgent(agent) }, 200)
     })
     .openapi(remove, async (c) => {
-      await deleteAgent(sql, { actor: actorOf(c), agentId: c.req.valid('param').agentId })
+      await deleteAgent({ sql, signals }, { actor: actorOf(c), agentId: c.req.valid('param').agentId })
       return c.body(null, 204)
     })
 }

@@ -12,8 +12,6 @@ import { warmUp } from './warm-up.ts'
 
 /** Time for a turn to arrive before the worker warms up: a turn that waits goes first. */
 const QUIET_MS = 10
-/** The first turn after one round costs 25 ms of processor time, after two 20, as much as any later one. */
-const WARM_UP_ROUNDS = 2
 
 // Its warnings are about the caller's use of the library, and go to standard output.
 globalThis.AI_SDK_LOG_WARNINGS = false
@@ -39,12 +37,10 @@ async function serve(provider: ProviderId | undefined) {
   if (provider) await deps.models.load(provider, 'preload')
   link.report({ type: 'ready' })
   const quiet = new AbortController()
-  if (provider) setTimeout(warmUpQuietly, QUIET_MS)
+  if (provider) setTimeout(warmUpQuietly, QUIET_MS, provider)
 
-  async function warmUpQuietly() {
-    for (let round = 0; round < WARM_UP_ROUNDS && !quiet.signal.aborted; round++) {
-      await warmUp(provider!, { signal: quiet.signal, fetch: link.fetch })
-    }
+  function warmUpQuietly(idle: ProviderId) {
+    if (!quiet.signal.aborted) void warmUp(idle, { signal: quiet.signal, fetch: link.fetch })
   }
 
   function onCommand(command: Command) {
