@@ -100,7 +100,14 @@ async function prepareOurs(url: string) {
         ...{ webhookUrl: null, traceparent: null },
       },
       {
-        ...{ replica: 'bench', leaseMs: 60_000, depthMax: 1_000_000, workerIdleMs: 1, preferredMs: 1 },
+        ...{
+          replica: 'bench',
+          leaseMs: 60_000,
+          depthMax: 1_000_000,
+          organizationMax: 1_000_000,
+          workerIdleMs: 1,
+          preferredMs: 1,
+        },
         ...{ claimHere: false, workerHere: false },
       },
     )

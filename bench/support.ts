@@ -32,17 +32,6 @@ export function quantile(values: number[], p: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * p))] ?? Number.NaN
 }
 
-/** Milliseconds per call, over `samples` calls one after the other. */
-export async function timeEach(samples: number, call: (index: number) => Promise<unknown>): Promise<number[]> {
-  const times: number[] = []
-  for (let index = 0; index < samples; index++) {
-    const startedAt = performance.now()
-    await call(index)
-    times.push(performance.now() - startedAt)
-  }
-  return times
-}
-
 /** Calls a second, with `callers` of them under way. */
 export async function rate(total: number, callers: number, call: (index: number) => Promise<unknown>): Promise<number> {
   let next = 0

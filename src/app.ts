@@ -138,7 +138,10 @@ export function createGateway(
     ...{ log, sql, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
     publicUrl: config.http.publicUrl,
     authenticator: createAuthenticator({ sql, tokens }),
-    post: { replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax, workerIdleMs: workers.idleMs },
+    post: {
+      ...{ replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax },
+      ...{ organizationMax: queue.orgRunsMax, workerIdleMs: workers.idleMs },
+    },
     checkWebhookUrl: (url) => checkWebhookUrl(url, config.webhooks),
     webhookKey: (organizationId) => webhookSigningKey(secrets.jwt, organizationId),
     isStarting: () => phase === 'starting',

@@ -19,6 +19,9 @@ import {
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core'
+import type { ConversationSettings, RunState, RunUsage } from './shapes.ts'
+
+export type { ConversationSettings, RunState, RunUsage }
 
 const at = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' })
 const int8 = (name: string) => bigint(name, { mode: 'number' })
@@ -144,13 +147,6 @@ export const conversations = pgTable(
   ],
 )
 
-/** What a caller set for one conversation; everything else comes from the agent. */
-export interface ConversationSettings {
-  model?: string
-  networkConfig?: { allowedDomains?: string[]; deniedDomains?: string[] }
-  mcpServers?: Record<string, unknown>
-}
-
 /**
  * One run answers one message. The drawing of its states is in `src/queue/runs.ts`.
  * Rows stay as the record of what happened; every hot index is partial and holds unfinished rows alone.
@@ -218,14 +214,6 @@ export const runs = pgTable(
     check('runs_end_check', sql`(${t.state} in ('completed', 'failed', 'cancelled')) = (${t.endedAt} is not null)`),
   ],
 )
-
-export type RunState = 'queued' | 'ready' | 'delayed' | 'running' | 'absorbed' | 'completed' | 'failed' | 'cancelled'
-
-export interface RunUsage {
-  inputTokens: number
-  outputTokens: number
-  cachedInputTokens: number
-}
 
 /** The transcript: what users wrote and what each finished step of a run added. */
 export const messages = pgTable(

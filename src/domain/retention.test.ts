@@ -154,6 +154,19 @@ describe('the service', () => {
     expect(await scene.events(kept.conversationId)).toHaveLength(2)
   })
 
+  test('removes replies to a conversation that was removed, and no others', async ({ world }) => {
+    const scene = await createScene(world)
+    const [gone, here] = [await scene.start(await scene.open()), await scene.start(await scene.open())]
+    await scene.say(gone, 'for nobody')
+    await scene.say(here, 'for somebody')
+    await scene.sql`delete from conversations where id = ${gone.conversationId}`
+    await start(world, scene)
+
+    const waiting = () => scene.sql<{ id: string }[]>`
+      select conversation_id as id from thread_response where organization_id = ${scene.organizationId}`
+    await until(async () => expect(await waiting()).toEqual([{ id: here.conversationId }]))
+  })
+
   test('removes the rest when one kind cannot be removed', async ({ world }) => {
     const scene = await createScene(world)
     const run = await scene.start(await scene.open())

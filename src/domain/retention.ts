@@ -1,6 +1,7 @@
 import type { Sql } from '../db/client.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
+import { removeOrphanedReplies } from '../queue/thread-response.ts'
 import { pruneLog } from '../sse/event-log.ts'
 import { removeStagedFiles } from './files/files.ts'
 
@@ -8,11 +9,12 @@ import { removeStagedFiles } from './files/files.ts'
 const TURNS_MAX = 200
 const FILES_MAX = 20
 const DEAD_LETTERS_MAX = 500
+const ORPHANS_MAX = 500
 const DEAD_LETTERS_KEEP_DAYS = 30
 
 /**
- * Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days. The three are
- * independent: one that fails does not keep the others from working.
+ * Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days, replies to
+ * conversations that were removed. They are independent: one that fails does not keep the others from working.
  */
 export function createRetention(
   { sql, log }: { sql: Sql; log: Logger },
@@ -23,6 +25,7 @@ export function createRetention(
       pruneLog(sql, { keepMs: options.logKeepMs, turnsMax: TURNS_MAX }).then((removed) => removed === TURNS_MAX),
       removeStagedFiles(sql, { filesMax: FILES_MAX }).then((removed) => removed === FILES_MAX),
       removeDeadLetters(sql).then((removed) => removed === DEAD_LETTERS_MAX),
+      removeOrphanedReplies(sql, { rowsMax: ORPHANS_MAX }).then((removed) => removed === ORPHANS_MAX),
     ]
     const outcomes = await Promise.allSettled(removals)
     const failed = outcomes.find((outcome) => outcome.status === 'rejected')

@@ -42,7 +42,13 @@ export function createHttpServer(
     errorHandler: (error) => refuseUnroutable(error, log),
     autoCleanupIncoming: false,
   })
-  const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, maxHeaderSize: HEADER_BYTES_MAX, requestTimeout: 0 })
+  const server = createServer({
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    maxHeaderSize: HEADER_BYTES_MAX,
+    requestTimeout: 0,
+    // Node would answer with an empty body; `refuseUnroutable` says what is wrong.
+    requireHostHeader: false,
+  })
   server.headersTimeout = HEADERS_MS_MAX
   server.on('request', (incoming, outgoing) => handle(incoming, outgoing, () => true))
   server.on('checkContinue', (incoming, outgoing) => {

@@ -52,6 +52,26 @@ test('a long queue is emptied after one ring', async ({ world }) => {
   await until(() => expect(published.at(-1)?.lastSeq).toBe(1_234))
 })
 
+test('replies whose conversation is held for a moment are published when it is free, without another ring', async ({
+  world,
+}) => {
+  const scene = await createScene(world)
+  const { publisher, conversations } = await startPublisher(world, scene.sql)
+  const [held, free] = [await scene.start(await scene.open()), await scene.start(await scene.open())]
+  const holder = await world.replica()
+  const opening = await scene.hold(
+    holder.sql,
+    (tx) => tx`select 1 from conversations where id = ${held.conversationId} for share`,
+  )
+  await scene.say(held, 'words')
+  await scene.say(free, 'words')
+  publisher.ring()
+
+  await until(() => expect(conversations()).toEqual([free.conversationId]))
+  await opening.release()
+  await until(() => expect(conversations()).toEqual([free.conversationId, held.conversationId]))
+})
+
 test('replies that commit late are published, and before those that follow them in their conversation', async ({
   world,
 }) => {

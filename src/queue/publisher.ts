@@ -1,4 +1,5 @@
 import type { Sql } from '../db/client.ts'
+import { backoffMs } from '../lib/backoff.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import { type PublishedEvents, type PublishPass, publishReplies } from './thread-response.ts'
@@ -7,6 +8,8 @@ import { type PublishedEvents, type PublishPass, publishReplies } from './thread
 const ROWS_MAX = 500
 /** After this long the watermark starts over: a database that was restored or failed over may give lower ids again. */
 const FULL_SWEEP_MS = 1_000
+/** Replies whose conversation somebody held are looked at again after this long: a new message or stream holds it for moments. */
+const LEFT_MS = 20
 
 /**
  * Publishes the replies of every replica, this one's and those of replicas that died before they could.
@@ -20,12 +23,14 @@ export function createPublisher(
 ): Loop {
   let watermark = START
   let sweptAt = 0
+  /** Passes in a row that left something and published nothing. */
+  let blocked = 0
 
   return createLoop(
     { log },
     {
       name: 'publisher',
-      everyMs: pollMs,
+      everyMs: () => (blocked > 0 ? backoffMs(blocked, { baseMs: LEFT_MS, maxMs: pollMs }) : pollMs),
       async pass() {
         if (performance.now() - sweptAt > FULL_SWEEP_MS) {
           watermark = START
@@ -33,6 +38,8 @@ export function createPublisher(
         }
         const pass = await publishReplies(sql, { rowsMax: ROWS_MAX, afterId: watermark.afterId })
         watermark = raise(watermark, pass)
+        if (pass.left === 0) blocked = 0
+        else blocked = pass.published.length > 0 ? 1 : blocked + 1
         if (pass.published.length > 0) onPublished(pass.published)
         // A full page means that more may wait; a page nobody published from is held by others, who will finish it.
         return pass.seen === ROWS_MAX && pass.published.length > 0

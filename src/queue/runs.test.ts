@@ -144,6 +144,19 @@ describe('fairness', () => {
     expect(await scene.claim({ organizationMax: 3 })).toHaveLength(1)
   })
 
+  test('a replica that accepts a message itself keeps to the cap as well', async ({ world }) => {
+    const scene = await createScene(world)
+    const here = { claimHere: true, organizationMax: 2 }
+    const accepted = []
+    for (let i = 0; i < 3; i++) accepted.push(await scene.post(await scene.open(), {}, here))
+
+    expect(accepted.map(({ claimed }) => claimed !== null)).toEqual([true, true, false])
+    expect(await scene.claim({ organizationMax: 2 })).toEqual([])
+    expect(scene.signals.ready).toHaveLength(1)
+    await scene.end(accepted[0]!.claimed!)
+    expect((await scene.claimOne({ organizationMax: 2 })).id).toBe(accepted[2]!.runId)
+  })
+
   test('an organization at its cap takes no place from the others', async ({ world }) => {
     const [capped, other] = await createSortedScenes(world, 2)
     await postMany(capped!, 3)
@@ -172,9 +185,20 @@ describe('a run kept for the replica that has the worker', () => {
     expect(scene.signals.ready).toEqual(['warm'])
     await promoteDueRuns(scene.sql)
     expect(await scene.claim({ replica: 'cold' })).toEqual([])
-    expect(await claimPreferredRuns(scene.sql, { replica: 'cold', limit: 10, leaseMs: 60_000 })).toEqual([])
-    const claimed = await claimPreferredRuns(scene.sql, { replica: 'warm', limit: 10, leaseMs: 60_000 })
+    expect(await claimPreferredRuns(scene.sql, { ...CLAIM, replica: 'cold' })).toEqual([])
+    const claimed = await claimPreferredRuns(scene.sql, { ...CLAIM, replica: 'warm' })
     expect(claimed).toMatchObject([{ id: accepted.runId, fence: 1, attempt: 1 }])
+  })
+
+  test('is left by that one while its organization is at its cap', async ({ world }) => {
+    const scene = await createScene(world)
+    const { runId } = await (await postPreferred(scene))(60_000)
+    const other = await scene.start(await scene.open())
+    const claim = () => claimPreferredRuns(scene.sql, { ...CLAIM, replica: 'warm', organizationMax: 1 })
+
+    expect(await claim()).toEqual([])
+    await scene.end(other)
+    expect(idsOf(await claim())).toEqual([runId])
   })
 
   test('goes to any replica once its time is over', async ({ world }) => {
@@ -182,7 +206,7 @@ describe('a run kept for the replica that has the worker', () => {
     const accepted = await (await postPreferred(scene))(0)
 
     expect(await promoteDueRuns(scene.sql)).toBe(1)
-    expect(await claimPreferredRuns(scene.sql, { replica: 'warm', limit: 10, leaseMs: 60_000 })).toEqual([])
+    expect(await claimPreferredRuns(scene.sql, { ...CLAIM, replica: 'warm' })).toEqual([])
     expect((await scene.claimOne({ replica: 'cold' })).id).toBe(accepted.runId)
   })
 

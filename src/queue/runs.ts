@@ -44,7 +44,7 @@ export interface FencedRun extends RunKey {
  * The organizations are found by skipping through `runs_ready_idx` (one index descent each), the runs of each are the
  * first by its order; nothing is filtered behind the ordered prefix, so the cost is the same with a million waiting.
  * `organizationMax` counts running runs as this statement sees them: replicas that claim at the same instant can pass
- * it by at most one claim each.
+ * it by at most one claim each. All three ways to a running run keep to it, `acceptMessage` too.
  */
 export function claimReadyRuns(
   sql: Sql,
@@ -59,11 +59,12 @@ export function claimReadyRuns(
         order by r.organization_id limit 1)
       from waiting w where w.organization_id is not null
     ), chosen as materialized (
-      select organization_id, room from (
-        select w.organization_id, ${args.organizationMax} - (
-          select count(*) from runs a where a.state = 'running' and a.organization_id = w.organization_id) as room
-        from waiting w where w.organization_id is not null
-      ) x where room > 0 limit ${args.limit}
+      select w.organization_id, x.room
+      from waiting w cross join lateral (
+        select ${args.organizationMax} - count(*) as room
+        from runs a where a.state = 'running' and a.organization_id = w.organization_id
+      ) x
+      where w.organization_id is not null and x.room > 0 limit ${args.limit}
     ), share as (
       select ceil(${args.limit}::numeric / greatest(1, count(*)))::int as each from chosen
     ), picked as materialized (
@@ -80,15 +81,20 @@ export function claimReadyRuns(
     ${takeOver(sql, args)}`
 }
 
-/** Claims runs that were kept for this very replica, because it holds the conversation's worker. */
+/**
+ * Claims runs that were kept for this very replica, because it holds the conversation's worker. Those of an organization
+ * that is at its cap are left: in a moment they wait with the others.
+ */
 export function claimPreferredRuns(
   sql: Sql,
-  args: { replica: string; limit: number; leaseMs: number },
+  args: { replica: string; limit: number; leaseMs: number; organizationMax: number },
 ): Promise<ClaimedRun[]> {
   return sql<ClaimedRun[]>`
     with picked as materialized (
-      select organization_id, id from runs
+      select organization_id, id from runs p
       where state = 'delayed' and preferred_replica is not null and preferred_replica = ${args.replica}
+        and (select count(*) from runs o where o.state = 'running' and o.organization_id = p.organization_id)
+          < ${args.organizationMax}
       order by ordinal limit ${args.limit} for update skip locked
     )
     ${takeOver(sql, args)}`

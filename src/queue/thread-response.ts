@@ -44,14 +44,14 @@ export async function insertReplies(sql: Sql, batches: ReplyBatch[]): Promise<Se
         ${batches.map((b) => b.events)}::text[])
         as x (organization_id, run_id, fence, conversation_id, batch, event_count, events)
     ), locked as materialized (
-      select r.organization_id, r.id from runs r
+      select r.organization_id, r.id, g.conversation_id, g.batch, g.event_count, g.events from runs r
       join given g on r.organization_id = g.organization_id and r.id = g.run_id and r.fence = g.fence
       where r.state = 'running' and r.reply_batch = g.batch - 1
       ${inLockOrder(sql)}
     ), held as (
-      update runs r set reply_batch = g.batch from given g join locked l on l.organization_id = g.organization_id and l.id = g.run_id
-      where r.organization_id = g.organization_id and r.id = g.run_id
-      returning r.id, g.organization_id, g.conversation_id, g.event_count, g.events
+      update runs r set reply_batch = l.batch from locked l
+      where r.organization_id = l.organization_id and r.id = l.id
+      returning r.id, l.organization_id, l.conversation_id, l.event_count, l.events
     ), put as (
       insert into thread_response (organization_id, conversation_id, event_count, events)
       select organization_id, conversation_id, event_count, events from held
@@ -78,8 +78,10 @@ async function findStored(sql: Sql, batches: ReplyBatch[]): Promise<{ id: string
 /** What one pass published, and what it saw of the queue. */
 export interface PublishPass {
   published: PublishedEvents[]
-  /** Rows that it looked at, the lowest of their ids and the highest; 0 when there were none. */
+  /** Rows that it looked at, and those of them that it left because somebody held their conversation. */
   seen: number
+  left: number
+  /** The lowest id of what it looked at and the highest; 0 when there was nothing. */
   lowestId: number
   highestId: number
   /** Every transaction below this number was over when the pass looked. */
@@ -92,6 +94,9 @@ export interface PublishPass {
  * Publishes waiting replies, oldest first: takes them off the queue and appends them to the log of their conversation
  * under its next numbers, in one statement (I2). A conversation that another publisher holds at this moment is left to
  * it. `afterId` skips rows that are known to be gone, whose dead versions a long transaction may keep in the index.
+ *
+ * Its shape: the planner often takes this queue for empty, and would then read whole tables to join them. So rows are
+ * named by one array of ids, and conversations are looked up one at a time (a lateral query that locks is not turned round).
  */
 export async function publishReplies(
   sql: Sql,
@@ -101,17 +106,22 @@ export async function publishReplies(
     with head as materialized (
       select id, organization_id, conversation_id from thread_response where id > ${afterId} order by id limit ${rowsMax}
     ), held as materialized (
-      select c.organization_id, c.id, c.last_seq from conversations c
-      where (c.organization_id, c.id) in (select distinct organization_id, conversation_id from head)
-      for no key update skip locked
+      select c.organization_id, c.id as conversation_id, c.last_seq, h.ids
+      from (select organization_id, conversation_id, array_agg(id) as ids from head group by 1, 2) h
+      cross join lateral (
+        select organization_id, id, last_seq from conversations c
+        where c.organization_id = h.organization_id and c.id = h.conversation_id
+        for no key update skip locked
+      ) c
     ), taken as (
-      delete from thread_response t using held c
-      where t.id = any(array(select id from head)) and t.organization_id = c.organization_id and t.conversation_id = c.id
-      returning t.id, t.organization_id, t.conversation_id, t.event_count, t.events, c.last_seq
+      delete from thread_response where id = any(array(select unnest(ids) from held))
+      returning id, organization_id, conversation_id, event_count, events
+    ), joined as materialized (
+      select organization_id, conversation_id, sum(event_count) as count, string_agg(events, E'\n' order by id) as events
+      from taken group by 1, 2
     ), packed as materialized (
-      select organization_id, conversation_id, last_seq + 1 as first_seq, last_seq + sum(event_count) as last_seq,
-        string_agg(events, E'\n' order by id) as events
-      from taken t group by organization_id, conversation_id, t.last_seq
+      select j.organization_id, j.conversation_id, h.last_seq + 1 as first_seq, h.last_seq + j.count as last_seq, j.events
+      from joined j join held h on h.organization_id = j.organization_id and h.conversation_id = j.conversation_id
     ), appended as (
       insert into event_log (organization_id, conversation_id, first_seq, last_seq, events)
       select organization_id, conversation_id, first_seq, last_seq, events from packed
@@ -119,17 +129,35 @@ export async function publishReplies(
       update conversations c set last_seq = p.last_seq from packed p
       where c.organization_id = p.organization_id and c.id = p.conversation_id
     ), page as (
-      select count(*)::int as seen, coalesce(min(id), 0)::bigint as lowest, coalesce(max(id), 0)::bigint as highest from head
+      select count(*)::int as seen, (count(*) - (select count(*) from taken))::int as left_over,
+        coalesce(min(id), 0)::bigint as lowest, coalesce(max(id), 0)::bigint as highest
+      from head
     )
     select p.organization_id as "organizationId", p.conversation_id as "conversationId",
       p.first_seq::bigint as "firstSeq", p.last_seq::bigint as "lastSeq", p.events,
-      s.seen, s.lowest as "lowestId", s.highest as "highestId",
+      s.seen, s.left_over as "left", s.lowest as "lowestId", s.highest as "highestId",
       pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "oldestXid",
       pg_snapshot_xmax(pg_current_snapshot())::text::bigint as "nextXid"
     from page s left join packed p on true`
-  const { seen, lowestId, highestId, oldestXid, nextXid } = rows[0]!
+  const { seen, left, lowestId, highestId, oldestXid, nextXid } = rows[0]!
   const published = rows.filter((row) => row.organizationId !== null)
-  return { published, seen, lowestId, highestId, oldestXid, nextXid }
+  return { published, seen, left, lowestId, highestId, oldestXid, nextXid }
+}
+
+/**
+ * Removes replies at the head of the queue whose conversation was removed. Nobody could publish them, and enough of them
+ * would be all that publishers ever see. Returns how many.
+ */
+export async function removeOrphanedReplies(sql: Sql, { rowsMax }: { rowsMax: number }): Promise<number> {
+  const rows = await sql`
+    delete from thread_response where id = any(array(
+      select h.id from (
+        select id, organization_id, conversation_id from thread_response order by id limit ${rowsMax}
+      ) h
+      where not exists (
+        select 1 from conversations c where c.organization_id = h.organization_id and c.id = h.conversation_id)))
+    returning 1`
+  return rows.length
 }
 
 /**

@@ -6,7 +6,7 @@ import { backoffMs } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
-import type { StepRecord, TurnCommand, Usage } from './protocol.ts'
+import { addUsage, type StepRecord, type TurnCommand, type Usage } from './protocol.ts'
 import type { RunReplies } from './replies.ts'
 import type { TurnHandlers } from './turn.ts'
 
@@ -97,13 +97,5 @@ export function toCommand(
     messages: turn.context.messages,
     partialText: turn.context.partialText,
     limits,
-  }
-}
-
-function addUsage(a: Usage, b: Usage): Usage {
-  return {
-    inputTokens: a.inputTokens + b.inputTokens,
-    outputTokens: a.outputTokens + b.outputTokens,
-    cachedInputTokens: a.cachedInputTokens + b.cachedInputTokens,
   }
 }

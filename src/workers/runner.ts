@@ -9,6 +9,7 @@ import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
 import type { WorkerPool } from './pool.ts'
+import { NO_USAGE } from './protocol.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
 import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
 import type { TurnEnd, WorkerRequests } from './turn.ts'
@@ -89,7 +90,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   async function claim() {
     const free = slots()
     if (free === 0) return false
-    const own = await claimPreferredRuns(sql, { ...options, limit: free })
+    const own = await claimPreferredRuns(sql, { ...options, limit: free, organizationMax: options.organizationRunsMax })
     own.forEach(begin)
     const limit = Math.min(slots(), 50)
     if (limit === 0) return false
@@ -180,8 +181,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       loaded()
       return { end: await turn, model: `${model.provider}/${model.modelId}` }
     } catch (error) {
-      if (error instanceof AppError) return { end: failure(error.code, error.message) }
-      log.error({ runId: one.run.id, err: errorLine(error) }, 'turn could not begin')
+      // A database that is away for a moment says nothing about the turn: it is tried again.
+      const isAway = error instanceof AppError && error.code === 'database_unavailable'
+      if (error instanceof AppError && !isAway) return { end: failure(error.code, error.message) }
+      log[isAway ? 'warn' : 'error']({ runId: one.run.id, err: errorLine(error) }, 'turn could not begin')
       return { end: { ...failure('internal', 'The turn could not be started'), status: 'lost' } }
     } finally {
       loaded()
@@ -280,6 +283,5 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
 }
 
 function failure(code: string, message: string): TurnEnd {
-  const usage = { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 }
-  return { status: 'failed', usage, error: { code, message, retryable: false } }
+  return { status: 'failed', usage: NO_USAGE, error: { code, message, retryable: false } }
 }

@@ -10,7 +10,8 @@ requirePostgres('three replicas share it')
 // Without spare workers, every worker process is one that is at work or has been.
 test.override('clusterOptions', { replicas: 3, env: { WORKERS_WARM: '0', WORKER_IDLE_SECONDS: '1' } })
 
-const LONG = '/words 500 /delay 10'
+/** Goes on for minutes, so that no test can take its end for the effect of a cancel. */
+const LONG = '/words 50000 /delay 10'
 
 interface Sent {
   messageId: string

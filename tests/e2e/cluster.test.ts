@@ -9,8 +9,9 @@ const CONVERSATIONS = 200
 /** Clients at work at once. */
 const CLIENTS = 24
 
-// Nobody dies here, so a lease that lapses on a busy machine would only blur what is looked at.
-test.override('clusterOptions', { replicas: 3, env: { RUN_LEASE_SECONDS: '15' } })
+// Fewer turns at once than clients, so that some wait to be claimed. Nobody dies here, so a lease that lapses on a busy
+// machine would only blur what is looked at.
+test.override('clusterOptions', { replicas: 3, env: { WORKERS_BUSY_MAX: '6', RUN_LEASE_SECONDS: '15' } })
 
 test('200 conversations over three replicas, with every request to any of them, lose and repeat nothing', async ({
   cluster,
@@ -24,6 +25,9 @@ test('200 conversations over three replicas, with every request to any of them, 
   )
   expect(findFaults(seen)).toEqual([])
   expect(seen).toHaveLength(CONVERSATIONS)
+  // No two replicas have worked on the same turn.
+  const again = await cluster.database.sql`select id, attempt, fence from runs where attempt <> 1 or fence <> 1`
+  expect(again).toEqual([])
   const served = [...cluster.proxy.counts().values()]
   expect(served.every((count) => count > CONVERSATIONS / 2)).toBe(true)
   expect(served).toHaveLength(3)

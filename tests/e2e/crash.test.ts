@@ -124,6 +124,28 @@ test('a replica that was frozen past its lease changes nothing when it wakes up'
   cluster.balance()
 })
 
+test('a replica that wakes up while another finishes its turn does not get in between', async ({ cluster }) => {
+  const conversation = await cluster.open()
+  const follower = await conversation.follow()
+  // Long enough for the lease to lapse and for the other one to be in the middle of it.
+  const { messageId } = await conversation.send('/words 300 /delay 10')
+  const frozenAt = (await follower.streamed(messageId, 50)).split(' ').length
+  const { gateway, worker } = await findWorker(cluster)
+  gateway.signal('SIGSTOP')
+  cluster.balance({ without: [gateway] })
+  follower.connections.at(-1)?.cut()
+  await follower.streamed(messageId, frozenAt + 60)
+  gateway.signal('SIGCONT')
+  await until(() => !isAlive(worker), 'the worker of the frozen replica is gone')
+  await gateway.ready()
+  await follower.completed(messageId)
+  const answer = Array.from({ length: 300 }, (_, at) => `w${at + 1}`).join(' ')
+  const seen = { name: 'it', acknowledged: [{ messageId, answer }], events: follower.events(), after: 0 }
+  expect(findFaults([seen])).toEqual([])
+  await follower.stop()
+  cluster.balance()
+})
+
 test('of many turns at once on three replicas all go on when one replica is killed', async ({ cluster }) => {
   const turns = await Promise.all(Array.from({ length: 12 }, () => startTurn(cluster, cluster.random.int(1, 40))))
   const victim = cluster.random.pick(cluster.replicas.filter((gateway) => gateway.workers().length > 0))

@@ -115,9 +115,6 @@ export const test = base.extend<{
   },
 })
 
-/** Whether this run has the server that processes need; on the embedded engine the suites skip themselves. */
-export const hasPostgres = () => inject('testServer').kind === 'postgres'
-
 interface StartedCluster {
   cluster: Cluster
   report(): string

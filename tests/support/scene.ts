@@ -142,6 +142,7 @@ const ACCEPT: AcceptOptions = {
   replica: 'replica-1',
   leaseMs: 60_000,
   depthMax: 100,
+  organizationMax: 1_000,
   workerIdleMs: 60_000,
   preferredMs: 60_000,
   claimHere: false,

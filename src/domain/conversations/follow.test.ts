@@ -105,21 +105,25 @@ describe('a fresh stream', () => {
     expect(events).toHaveLength(4)
   })
 
-  test('misses no turn that ends while it opens, and shows it', async ({ world }) => {
+  test('is shown a turn that ends while it opens, and no later stream is', async ({ world }) => {
     const scene = await createScene(world)
-    const other = await world.replica()
-    for (let i = 0; i < 10; i++) {
-      const run = await scene.start(await scene.open())
-      await scene.say(run, 'quick')
-      const [following] = await Promise.all([
-        scene.follow(run.conversationId),
-        endRun({ sql: other.sql, signals: scene.signals }, { ...run, status: 'completed', text: 'quick' }),
-      ])
-      const events = await scene.events(run.conversationId, following.after)
-      expect(events.map((event) => event.name)).toEqual(['output', 'complete'])
-      await scene.leave(following)
-      expect(await shownFresh(scene, run.conversationId), 'shown twice').toEqual([])
-    }
+    const run = await scene.start(await scene.open())
+    await scene.say(run, 'quick')
+    const [holder, other] = await Promise.all([world.replica(), world.replica()])
+
+    // The stream has looked at the conversation and waits to note that it is open.
+    const locked = await scene.hold(holder.sql, (tx) => tx`select 1 from replicas for update`)
+    const opening = scene.follow(run.conversationId)
+    await scene.lockWaiters(1)
+    const ending = endRun({ sql: other.sql, signals: scene.signals }, { ...run, status: 'completed', text: 'quick' })
+    await Promise.race([ending, scene.lockWaiters(2)])
+    await locked.release()
+    const [following] = await Promise.all([opening, ending])
+
+    const events = await scene.events(run.conversationId, following.after)
+    expect(events.map((event) => event.name)).toEqual(['output', 'complete'])
+    await scene.leave(following)
+    expect(await shownFresh(scene, run.conversationId)).toEqual([])
   })
 })
 

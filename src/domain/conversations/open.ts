@@ -3,6 +3,7 @@ import type { ConversationSettings } from '../../db/tables.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { newId } from '../../lib/ids.ts'
+import { storable } from '../../lib/text.ts'
 import { type Actor, requireKey } from '../accounts/actor.ts'
 
 export interface OpenConversation {
@@ -47,8 +48,9 @@ export async function openConversation(sql: Sql, args: OpenConversation): Promis
     const known = args.forceNew ? null : await findByPlace(sql, place)
     return { conversationId: known ?? newId('conv'), agentId, userId: place.userId, created: known === null }
   }
+  const settings = storable(args.settings)
   const opened = await inTransaction(sql, (tx) =>
-    args.forceNew ? replace(tx, place, args.settings) : findOrMake(tx, place, args.settings),
+    args.forceNew ? replace(tx, place, settings) : findOrMake(tx, place, settings),
   )
   return { conversationId: opened.id, agentId, userId: place.userId, created: opened.created }
 }

@@ -11,6 +11,7 @@ const OPTIONS: AcceptOptions = {
   replica: 'replica-1',
   leaseMs: 60_000,
   depthMax: 100,
+  organizationMax: 1_000,
   workerIdleMs: 60_000,
   preferredMs: 0,
   claimHere: false,

@@ -39,6 +39,8 @@ export interface AcceptOptions {
   replica: string
   leaseMs: number
   depthMax: number
+  /** Runs that an organization may have running at once; one above it waits as `ready`. */
+  organizationMax: number
   /** How long another replica's worker of this conversation is thought to be still there. */
   workerIdleMs: number
   /** How long that replica alone may claim the run. */
@@ -137,7 +139,10 @@ async function insert(sql: Sql, message: NewMessage, options: AcceptOptions): Pr
         case when s.state = 'running' then now() end
       from allowed a cross join m cross join lateral (
         select case when a.open_runs > 0 then 'queued' when a.elsewhere then 'delayed'
-          when ${options.claimHere} then 'running' else 'ready' end as state) s
+          when ${options.claimHere} and (
+            select count(*) from runs o where o.state = 'running' and o.organization_id = a.organization_id
+          ) < ${options.organizationMax} then 'running'
+          else 'ready' end as state) s
       returning *
     )
     select true as exists, c.open_runs as "openRuns", r.organization_id as "organizationId", r.id,

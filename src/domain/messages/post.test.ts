@@ -6,7 +6,7 @@ import { storeFile } from '../files/files.ts'
 import { loadTurn } from '../runs/begin.ts'
 import { type LocalRunner, type PostMessage, postMessage } from './post.ts'
 
-const OPTIONS = { replica: 'replica-1', leaseMs: 60_000, depthMax: 100, workerIdleMs: 60_000 }
+const OPTIONS = { replica: 'replica-1', leaseMs: 60_000, depthMax: 100, organizationMax: 1_000, workerIdleMs: 60_000 }
 
 /** A replica with so many free workers, and what becomes of the places that were reserved. */
 function runnerWith(free: number) {

@@ -34,6 +34,7 @@ export interface PostOptions {
   replica: string
   leaseMs: number
   depthMax: number
+  organizationMax: number
   workerIdleMs: number
 }
 

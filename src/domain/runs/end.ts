@@ -66,7 +66,7 @@ export async function endRunIn(tx: Sql, given: EndOfRun): Promise<EndResult> {
   const run = ended[0]
   if (!run) return NOTHING
 
-  const usage = given.usage ?? (await readSavedUsage(tx, given))
+  const usage = given.usage ?? (await readSavedUsage(tx, { ...given, turn: run.turn }))
   const end = { ...given, usage, error: storable(given.error) }
   const text =
     end.text ?? (await readStreamedText(tx, { ...end, afterSeq: conversation.endSeq, messageId: run.messageId }))
@@ -160,7 +160,7 @@ async function settle(
 
 /** What the user saw of an answer that was cut off belongs to the transcript, or the next turn would not know of it. */
 async function keepPartialAnswer(tx: Sql, end: EndOfRun, { turn, text }: { turn: number; text: string }) {
-  const { partial } = findResumePoint(await readSavedTexts(tx, end), text)
+  const { partial } = findResumePoint(await readSavedTexts(tx, { ...end, turn }), text)
   if (partial === '') return
   const clean = storable(partial)
   await tx`

@@ -57,17 +57,21 @@ test('a run that died as often as it may ends as failed, once, whoever sweeps', 
   ])
 })
 
-test('a run that cannot be ended does not keep the others from it', async ({ world }) => {
+test('runs that cannot be ended do not keep the others from it', async ({ world }) => {
   const scene = await createScene(world)
-  const stuck = await startExhausted(scene, { webhookUrl: 'https://example.com/' })
+  const [stuck, others] = [[] as string[], [] as string[]]
+  for (let i = 0; i < 3; i++) {
+    stuck.push((await startExhausted(scene, { webhookUrl: 'https://example.com/' })).id)
+    others.push((await startExhausted(scene)).id)
+  }
   await scene.sql`
     insert into outbox (organization_id, id, kind, target, payload)
-    values (${scene.organizationId}, ${stuck.id}, 'webhook', 'in the way', '{}')`
-  const others = [await startExhausted(scene), await startExhausted(scene)]
+    select ${scene.organizationId}, id, 'webhook', 'in the way', '{}' from unnest(${stuck}::uuid[]) id`
   await sweeper(world, scene)
 
-  for (const run of others) await until(async () => expect(await scene.stateOf(run.id)).toBe('failed'))
-  expect(await scene.stateOf(stuck.id)).toBe('running')
+  const statesOf = (ids: string[]) => Promise.all(ids.map(scene.stateOf))
+  await until(async () => expect(await statesOf(others)).toEqual(['failed', 'failed', 'failed']))
+  expect(await statesOf(stuck)).toEqual(['running', 'running', 'running'])
   await scene.sql`delete from outbox where organization_id = ${scene.organizationId}`
-  await until(async () => expect(await scene.stateOf(stuck.id)).toBe('failed'))
+  await until(async () => expect(await statesOf(stuck)).toEqual(['failed', 'failed', 'failed']))
 })

@@ -33,29 +33,29 @@ function deltasOf(lines: string, messageId: string): string {
     .join('')
 }
 
-/** Texts of the steps that a run has saved, in order. */
+/** Texts of the steps that a run has saved, in order. Served by `messages_order_idx`, as is the next. */
 export async function readSavedTexts(
   sql: Sql,
-  run: { organizationId: string; conversationId: string; id: string },
+  run: { organizationId: string; conversationId: string; id: string; turn: number },
 ): Promise<string[]> {
   const rows = await sql<{ text: string }[]>`
     select text from messages
     where organization_id = ${run.organizationId} and conversation_id = ${run.conversationId}
-      and run_id = ${run.id} and role = 'assistant'
-    order by turn, position`
+      and turn = ${run.turn} and run_id = ${run.id} and role = 'assistant'
+    order by position`
   return rows.map((row) => row.text)
 }
 
 /** What the steps that a run has saved cost together. */
 export async function readSavedUsage(
   sql: Sql,
-  run: { organizationId: string; conversationId: string; id: string },
+  run: { organizationId: string; conversationId: string; id: string; turn: number },
 ): Promise<RunUsage> {
   const [row] = await sql<RunUsage[]>`
     select coalesce(sum((usage->>'inputTokens')::bigint), 0)::bigint as "inputTokens",
       coalesce(sum((usage->>'outputTokens')::bigint), 0)::bigint as "outputTokens",
       coalesce(sum((usage->>'cachedInputTokens')::bigint), 0)::bigint as "cachedInputTokens"
     from messages where organization_id = ${run.organizationId} and conversation_id = ${run.conversationId}
-      and run_id = ${run.id} and usage is not null`
+      and turn = ${run.turn} and run_id = ${run.id} and usage is not null`
   return row!
 }

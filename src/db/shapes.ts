@@ -1,0 +1,17 @@
+/** Shapes that columns hold, beside what SQL says of them. */
+
+/** What a caller set for one conversation; everything else comes from the agent. */
+export interface ConversationSettings {
+  model?: string
+  networkConfig?: { allowedDomains?: string[]; deniedDomains?: string[] }
+  mcpServers?: Record<string, unknown>
+}
+
+export interface RunUsage {
+  inputTokens: number
+  outputTokens: number
+  cachedInputTokens: number
+}
+
+/** The states of a run; `src/queue/runs.ts` draws how one follows another. */
+export type RunState = 'queued' | 'ready' | 'delayed' | 'running' | 'absorbed' | 'completed' | 'failed' | 'cancelled'

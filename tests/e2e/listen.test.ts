@@ -1,0 +1,111 @@
+import { expect } from 'vitest'
+import { findFaults, type Seen } from '../support/checker.ts'
+import { type Cluster, test } from '../support/cluster.ts'
+import { until } from '../support/gateway.ts'
+import { requirePostgres } from '../support/world.ts'
+
+requirePostgres('connections of a server are ended')
+
+test.override('clusterOptions', { replicas: 3, env: { RUN_LEASE_SECONDS: '15' } })
+
+/** Ends every connection that listens, and resolves with how many there were. */
+async function endListeners({ database }: Cluster): Promise<number> {
+  const rows = await database.sql`
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = current_database() and (query ilike 'listen %' or query like 'select pg_notify(''lobu_ping%')`
+  return rows.length
+}
+
+/** Ends every connection of this database but the test's own, and resolves with how many there were. */
+async function endConnections({ database }: Cluster): Promise<number> {
+  const [own] = await database.sql<{ port: number }[]>`select pg_backend_pid() as port`
+  const rows = await database.sql`
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = current_database() and pid <> ${own!.port} and pid <> pg_backend_pid() and backend_type = 'client backend'`
+  return rows.length
+}
+
+test('LISTEN connections that are ended again and again lose nothing and fail no request', async ({ cluster }) => {
+  await talkDuring({ cluster, isAway: false }, async (turns) => {
+    let ended = 0
+    // Each of the three replicas is hit as soon as it listens again, through enough turns for some to end unheard.
+    while (ended < 30 || turns() < 40) ended += await until(() => endListeners(cluster), 'a replica listens again')
+  })
+  await until(async () => {
+    const reports = await Promise.all(
+      cluster.replicas.map(({ url: at }) => cluster.call('GET', '/health/ready', { at })),
+    )
+    return reports.every(({ status, body }) => status === 200 && body.listening === true)
+  }, 'all replicas listen again')
+})
+
+test('all connections to the database are ended at once, again and again, and no acknowledged message is lost', async ({
+  cluster,
+}) => {
+  await talkDuring({ cluster, isAway: true }, async () => {
+    for (let round = 0; round < 5; round++) {
+      await endConnections(cluster)
+      // The next blow falls when all have recovered from this one.
+      await Promise.all(cluster.replicas.map((gateway) => gateway.ready()))
+      await until(async () => (await countListeners(cluster)) === 3, 'all replicas listen again')
+    }
+  })
+})
+
+async function countListeners({ database }: Cluster): Promise<number> {
+  const [row] = await database.sql<{ count: number }[]>`
+    select count(*)::int as count from pg_stat_activity
+    where datname = current_database() and (query ilike 'listen %' or query like 'select pg_notify(''lobu_ping%')`
+  return row!.count
+}
+
+interface Talk {
+  cluster: Cluster
+  /** The database is away at times: requests may be answered 503, and are sent again. */
+  isAway: boolean
+}
+
+/** Twelve clients talk until `work` is done, each on a stream that it keeps. What they saw must have no fault. */
+async function talkDuring(talking: Talk, work: (turns: () => number) => Promise<void>) {
+  let isOver = false
+  let turns = 0
+  const goOn = () => {
+    turns++
+    return !isOver
+  }
+  const clients = Promise.all(Array.from({ length: 12 }, (_, at) => talk(talking, `client-${at}`, goOn)))
+  await work(() => turns).finally(() => {
+    isOver = true
+  })
+  const seen = await clients
+  expect(findFaults(seen)).toEqual([])
+}
+
+/** One client; after each turn it asks whether to go on. */
+async function talk(talking: Talk, name: string, goOn: () => boolean): Promise<Seen> {
+  const { random, open } = talking.cluster
+  const conversation = await untilAccepted(talking, () => open({ thread: `${name}-${random.next()}` }))
+  const follower = await untilAccepted(talking, () => conversation.follow())
+  const seen: Seen = { name, acknowledged: [], events: [], after: 0 }
+  for (let turn = 1; turn === 1 || goOn(); turn++) {
+    const marker = `marker-${name}-${turn}`
+    const content = `/echo ${marker} /words 40 /delay ${random.pick([1, 5, 20])}`
+    const { messageId } = await untilAccepted(talking, () => conversation.send(content, { messageId: marker }))
+    seen.acknowledged.push({ messageId, marker })
+    await follower.completed(messageId)
+  }
+  await follower.stop()
+  return { ...seen, events: follower.events(), faults: follower.faults }
+}
+
+/** Asks again as long as the answer is 503, as clients do that were told `Retry-After`. */
+function untilAccepted<T>({ isAway }: Talk, ask: () => Promise<T>) {
+  return until(
+    () =>
+      ask().catch((error: Error) => {
+        if (isAway && / 503\b/.test(error.message)) return undefined
+        throw error
+      }),
+    'the request is accepted',
+  )
+}
