@@ -57,7 +57,8 @@ export interface ReplicaOptions extends Partial<SseManagerOptions> {
 const DEFAULTS: SseManagerOptions = {
   streamsMax: 10_000,
   streamsPerConversationMax: 1_000,
-  pingMs: 15_000,
+  // Tests that want pings ask for them; elsewhere one would come at a moment of its own.
+  pingMs: 3_600_000,
   bufferBytesMax: 1_048_576,
 }
 
