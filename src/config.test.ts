@@ -75,7 +75,7 @@ const NUMBERS: [
   ['STREAMS_MAX', 1, 1_000_000, (c) => c.sse.streamsMax],
   ['STREAMS_PER_CONVERSATION_MAX', 1, 10_000, (c) => c.sse.streamsPerConversationMax],
   ['STREAM_PING_SECONDS', 1, 30, (c) => c.sse.pingMs, 1000],
-  ['STREAM_BUFFER_BYTES_MAX', 65_536, 67_108_864, (c) => c.sse.bufferBytesMax],
+  ['STREAM_BUFFER_BYTES_MAX', 524_288, 67_108_864, (c) => c.sse.bufferBytesMax],
   ['LOG_KEEP_SECONDS', 1, 31_536_000, (c) => c.sse.keepMs, 1000],
   ['WORKERS_MAX', 1, 10_000, (c) => c.workers.max],
   ['WORKERS_BUSY_MAX', 1, 10_000, (c) => c.workers.busyMax],

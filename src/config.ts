@@ -69,8 +69,8 @@ const Env = z.object({
   STREAMS_PER_CONVERSATION_MAX: count(50, 1, 10_000),
   /** A `ping` goes out after this long; clients give up after 60 s of silence. */
   STREAM_PING_SECONDS: seconds(15, 1, 30),
-  /** Bytes that may wait for a slow reader before its stream is closed with `retry:`. */
-  STREAM_BUFFER_BYTES_MAX: count(1_048_576, 65_536, 67_108_864),
+  /** Bytes that may wait for a slow reader. What comes then it gets from the log; one that takes nothing for 30 s is cut off. */
+  STREAM_BUFFER_BYTES_MAX: count(1_048_576, 524_288, 67_108_864),
   /** How long after its end a turn can be streamed again word by word. Its result is kept with the run. */
   LOG_KEEP_SECONDS: seconds(600, 1, 31_536_000),
 

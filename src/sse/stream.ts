@@ -1,7 +1,10 @@
 import type { ServerResponse } from 'node:http'
 import { encodeChunk, FINAL_CHUNK, formatRetry } from './frames.ts'
 
-/** Above this many waiting bytes a stream gets no live events; it catches up from the log when the reader has read. */
+/**
+ * Above this many waiting bytes a stream gets no live events; it catches up from the log when the reader has read.
+ * `bytesMax` is at least twice as much.
+ */
 const SOFT_BYTES = 262_144
 /** A reader that has taken nothing of what waits for it for this long is gone, whatever its socket says. */
 const STALLED_MS = 30_000

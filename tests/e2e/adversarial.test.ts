@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { request } from 'node:http'
 import { connect } from 'node:net'
-import { afterEach, describe, expect } from 'vitest'
+import { describe, expect } from 'vitest'
 import { type Answer, type Call, type Cluster, type Conversation, test } from '../support/cluster.ts'
 import { connectSse } from '../support/sse-client.ts'
 import { requirePostgres } from '../support/world.ts'
@@ -11,15 +11,6 @@ requirePostgres('the gateway needs it')
 test.override('clusterOptions', { replicas: 1, env: {} })
 
 const MB = 1_048_576
-
-/** Whatever was sent, the gateway had no trouble of its own with it: nothing in its log wants a person. */
-let knownTrouble = 0
-afterEach<{ cluster: Cluster }>(({ cluster }) => {
-  const trouble = cluster.replicas.flatMap((gateway) => gateway.lines()).filter(({ level }) => level === 'error')
-  const before = knownTrouble
-  knownTrouble = trouble.length
-  expect(trouble.slice(before)).toEqual([])
-})
 
 /** The one form that every refusal has: JSON, a sentence, a stable word; `success: false` where clients look for it. */
 function expectRefused(answer: Answer, status: number | number[], path = '/api/v1/') {
@@ -372,6 +363,12 @@ test('bytes that are not HTTP, and headers without end, are answered in JSON', a
     expect(answer.toLowerCase()).toContain('content-type: application/json')
     expect(JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')))).toMatchObject({ error: expect.any(String) })
   }
+})
+
+// The last test of this file, over all that came before.
+test('none of this was trouble for the gateway: nothing in its log wants a person', async ({ cluster }) => {
+  const trouble = cluster.replicas.flatMap((gateway) => gateway.lines()).filter(({ level }) => level === 'error')
+  expect(trouble).toEqual([])
 })
 
 /** Sends bytes as they are and resolves with what came back when the server has closed the connection. */

@@ -2,10 +2,11 @@ import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import type { Follower } from '../support/follower.ts'
-import { until } from '../support/gateway.ts'
+import { requireProc, until } from '../support/gateway.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('three replicas share it')
+requireProc()
 
 // Without spare workers, every worker process is one that is at work or has been.
 test.override('clusterOptions', { replicas: 3, env: { WORKERS_WARM: '0', WORKER_IDLE_SECONDS: '1' } })

@@ -2,10 +2,11 @@ import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import type { Follower } from '../support/follower.ts'
-import { type Gateway, isAlive, until } from '../support/gateway.ts'
+import { type Gateway, isAlive, requireProc, until } from '../support/gateway.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas share it')
+requireProc()
 
 // Without spare workers, the only worker process of a replica is the one that is at work.
 test.override('clusterOptions', { replicas: 3, env: { WORKERS_WARM: '0', WORKER_IDLE_SECONDS: '1' } })

@@ -1,10 +1,11 @@
 import { expect } from 'vitest'
 import { findFaults, type Seen } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
-import { type Gateway, isAlive, startGateway, until } from '../support/gateway.ts'
+import { type Gateway, isAlive, requireProc, startGateway, until } from '../support/gateway.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas share it')
+requireProc()
 
 test.override('clusterOptions', { replicas: 2, env: { SHUTDOWN_GRACE_SECONDS: '0' } })
 

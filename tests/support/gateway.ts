@@ -5,12 +5,13 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { beforeEach } from 'vitest'
 
 /** The build under test; `LOBU_TEST_DIST` names another than this checkout's. */
 const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../dist', import.meta.url))
 const MAIN = path.join(DIST, 'main.js')
-/** Processes are found by walking /proc. Elsewhere the checks on worker processes see none. */
-export const HAS_PROC = existsSync('/proc/self/stat')
+/** Processes are found by walking /proc, which is Linux's. Elsewhere none are seen. */
+const HAS_PROC = existsSync('/proc/self/stat')
 /** Lines of one process that a failed test shows. */
 const SHOWN_LINES = 60
 
@@ -77,6 +78,13 @@ export async function runProgram(
   } finally {
     await program.destroy()
   }
+}
+
+/** At the top of a file whose tests must find worker processes. Where they cannot be seen, its tests are skipped. */
+export function requireProc(): void {
+  beforeEach(({ skip }) => {
+    if (!HAS_PROC) skip('worker processes are found in /proc')
+  })
 }
 
 /** Starts a gateway on a free port of the loopback interface. Resolves when it listens; see `ready` for more. */
@@ -150,7 +158,12 @@ function superviseProgram(child: ChildProcess, { dir, name }: { dir: string; nam
       if (!exit) child.kill('SIGSTOP')
       if (!exit) child.kill('SIGKILL')
       await exited
-      await until(() => processesOf(dir).length === 0, `nothing is left of ${name} (${processesOf(dir)})`)
+      try {
+        await until(() => processesOf(dir).length === 0, `nothing is left of ${name} (${processesOf(dir)})`)
+      } finally {
+        // A test that fails for what stayed behind must not leave it to the machine.
+        for (const left of processesOf(dir)) process.kill(left, 'SIGKILL')
+      }
       await rm(dir, { recursive: true, force: true, maxRetries: 3 })
     },
     report() {

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdtemp } from 'node:fs/promises'
+import { mkdtemp, readdir } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -24,6 +24,7 @@ declare module 'vitest' {
 const run = promisify(execFile)
 const log = createLogger({ level: 'silent', pretty: false })
 const SCRIPT = fileURLToPath(new URL('../../scripts/postgres-test.sh', import.meta.url))
+const CLUSTER_PREFIX = 'lobu-test-cluster-'
 /** A database that is older than any run takes belongs to one that crashed. */
 const LEFTOVER_MS = 2 * 3_600_000
 
@@ -55,7 +56,8 @@ export default async function setup(project: TestProject): Promise<(() => Promis
 }
 
 async function startCluster(): Promise<{ url: string; stop(): Promise<void> } | { reason: string }> {
-  const dir = await mkdtemp(path.join(tmpdir(), 'lobu-test-'))
+  await stopAbandonedClusters()
+  const dir = await mkdtemp(path.join(tmpdir(), `${CLUSTER_PREFIX}${process.pid}-`))
   try {
     const { stdout } = await run(SCRIPT, ['start', dir, '--fast'])
     const url = /^TEST_DATABASE_URL=(.+)$/m.exec(stdout)?.[1]
@@ -63,6 +65,22 @@ async function startCluster(): Promise<{ url: string; stop(): Promise<void> } | 
     return { url, stop: async () => void (await run(SCRIPT, ['stop', dir, '--delete'])) }
   } catch (error) {
     return { reason: String((error as { stderr?: string }).stderr ?? error).trim() }
+  }
+}
+
+/** A run that was killed leaves its cluster running; the name of the folder says which process to look for. */
+async function stopAbandonedClusters() {
+  for (const name of await readdir(tmpdir())) {
+    const pid = Number(new RegExp(`^${CLUSTER_PREFIX}(\\d+)-`).exec(name)?.[1])
+    if (Number.isInteger(pid) && !isAlive(pid)) await run(SCRIPT, ['stop', path.join(tmpdir(), name), '--delete'])
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
 }
 
