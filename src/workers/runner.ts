@@ -58,6 +58,8 @@ export interface RunnerDeps {
 /** Why this replica stops working on a run before its worker is done. */
 type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout'
 
+type ClaimArgs = Parameters<typeof claimPreferredRuns>[1]
+
 interface Active {
   run: ClaimedRun
   abort: AbortController
@@ -66,6 +68,8 @@ interface Active {
   done: Promise<void>
 }
 
+/** Runs taken in one claim at most. */
+const CLAIM_MAX = 50
 /** Runs that end by a database error are tried again to be ended this often; then their lease lapses. */
 const END_TRIES = 10
 
@@ -88,27 +92,32 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   const slots = () => (draining ? 0 : Math.max(0, pool.free() - reserved - loading))
 
   async function claim() {
-    const free = slots()
-    if (free === 0) return false
-    const own = await claimPreferredRuns(sql, { ...options, limit: free, organizationMax: options.organizationRunsMax })
-    own.forEach(begin)
-    const limit = Math.min(slots(), 50)
-    if (limit === 0) return false
-    const ready = await claimReadyRuns(sql, {
-      ...options,
-      limit,
-      organizationMax: options.organizationRunsMax,
-      afterOrganization,
-    })
-    ready.forEach(begin)
+    if (slots() === 0) return false
+    const own = await claimWith((args) => claimPreferredRuns(sql, args))
+    if (slots() === 0) return false
+    const ready = await claimWith((args) => claimReadyRuns(sql, { ...args, afterOrganization }))
     const last = ready
       .map((run) => run.organizationId)
       .sort()
       .at(-1)
-    // The end of the list of organizations: the next claim starts over, at once if this one was not full.
-    const wrapped = afterOrganization !== '' && ready.length < limit
-    afterOrganization = wrapped ? '' : (last ?? '')
-    return ready.length === limit || wrapped
+    // Behind the last organization the list starts over.
+    const wrapped = afterOrganization !== '' && last === undefined
+    afterOrganization = last ?? ''
+    // One claim need not have found all that there is: an organization with few runs leaves its share unused.
+    return own.length > 0 || ready.length > 0 || wrapped
+  }
+
+  /** Claims for half of the free slots, which nobody else may fill meanwhile; the other half is for messages that come now. */
+  async function claimWith(query: (args: ClaimArgs) => Promise<ClaimedRun[]>): Promise<ClaimedRun[]> {
+    const limit = Math.min(Math.ceil(slots() / 2), CLAIM_MAX)
+    reserved += limit
+    try {
+      const claimed = await query({ ...options, limit, organizationMax: options.organizationRunsMax })
+      claimed.forEach(begin)
+      return claimed
+    } finally {
+      reserved -= limit
+    }
   }
 
   async function keep() {

@@ -63,9 +63,14 @@ export interface RecordedSignals extends Signals {
 
 export const USAGE = { inputTokens: 3, outputTokens: 5, cachedInputTokens: 1 }
 
+/** What a scene needs of the test that it is made for. */
+type Stage = Pick<World, 'unique' | 'defer' | 'log'>
+
 /** Made in the database of `world`, through `sql` or a pool of its own; removed again after the test. */
-export async function createScene(world: World, given?: Sql): Promise<Scene> {
-  const sql = given ?? (await world.replica()).sql
+export async function createScene(world: World): Promise<Scene>
+export async function createScene(world: Stage, given: Sql): Promise<Scene>
+export async function createScene(world: Stage & Partial<World>, given?: Sql): Promise<Scene> {
+  const sql = given ?? (await world.replica!()).sql
   const { organizationId, agentId, actor } = await makeOrganization(world, sql)
   const replica = createReplica(
     { sql, log: world.log },
@@ -151,7 +156,7 @@ const ACCEPT: AcceptOptions = {
 
 const CLAIM = { replica: 'replica-1', limit: 100, leaseMs: 60_000, organizationMax: 1_000, afterOrganization: '' }
 
-async function makeOrganization(world: World, sql: Sql) {
+async function makeOrganization(world: Stage, sql: Sql) {
   const organizationId = world.unique('org')
   const agentId = 'assistant'
   await sql`insert into organizations (id, slug, name) values (${organizationId}, ${organizationId}, 'Test')`
@@ -166,7 +171,7 @@ async function makeOrganization(world: World, sql: Sql) {
   return { organizationId, agentId, actor }
 }
 
-function newMessage(world: World, organizationId: string): Omit<NewMessage, 'conversationId'> {
+function newMessage(world: Stage, organizationId: string): Omit<NewMessage, 'conversationId'> {
   const messageId = world.unique('message')
   return {
     organizationId,
@@ -249,7 +254,7 @@ export function completesOf(events: LoggedEvent[]): CompleteData[] {
   return events.filter((event) => event.name === 'complete').map((event) => JSON.parse(event.data) as CompleteData)
 }
 
-async function holdOpen(world: World, sql: Sql, work: (tx: Sql) => Promise<unknown>) {
+async function holdOpen(world: Stage, sql: Sql, work: (tx: Sql) => Promise<unknown>) {
   const gate = Promise.withResolvers<void>()
   const begun = Promise.withResolvers<Sql>()
   const done = inTransaction(sql, async (tx) => {

@@ -76,6 +76,21 @@ describe('a fresh stream', () => {
     expect(await shownFresh(scene, conversation)).toEqual([])
   })
 
+  test('is shown such a turn alone, also when another opens at the same moment', async ({ world }) => {
+    const scene = await createScene(world)
+    const conversation = await scene.open()
+    const run = await answer(scene, conversation, 'quick')
+    const { sql: holder } = await world.replica()
+
+    // Both have found the turn unseen by the time that either may note that it has seen it.
+    const held = await scene.hold(holder, (tx) => tx`select 1 from runs where id = ${run.id} for update`)
+    const opening = [scene.follow(conversation), scene.follow(conversation)]
+    await scene.lockWaiters(2)
+    await held.release()
+    const starts = await Promise.all(opening.map(async (one) => (await one).after))
+    expect(starts.sort()).toEqual([0, 2])
+  })
+
   test('is not shown a turn whose end somebody has read', async ({ world }) => {
     const scene = await createScene(world)
     const run = await answer(scene, await scene.open(), 'read')
@@ -152,6 +167,10 @@ describe('a stream that resumes', () => {
     const waiting = await scene.post(conversation)
     await scene.say(run, 'going on')
     await scene.publish()
+    // A step of the unfinished turn is saved; the stream tells it as well, so the snapshot must not.
+    await scene.sql`
+      insert into messages (organization_id, conversation_id, id, run_id, turn, position, role, content, text)
+      values (${scene.organizationId}, ${conversation}, 'step', ${run.id}, ${run.turn}, 1, 'assistant', '{}', 'going on')`
     await pruneLog(scene.sql, { keepMs: 0, turnsMax: 10 })
 
     const following = await scene.follow(conversation, '1')

@@ -81,7 +81,7 @@ const RECENT_TURNS = 50
 
 /**
  * Behind the last end; or before a turn whose end is fresh and was seen by nobody, nor any end after it. Such a turn is
- * given to this stream alone.
+ * given to this stream alone: another that opens at the same moment waits for the run's row and then finds it seen.
  */
 async function freshPosition(tx: Sql, conversation: Conversation): Promise<number> {
   const [row] = await tx<{ startSeq: number | null }[]>`
@@ -90,9 +90,13 @@ async function freshPosition(tx: Sql, conversation: Conversation): Promise<numbe
       where organization_id = ${conversation.organizationId} and conversation_id = ${conversation.id}
         and turn > ${conversation.lastTurn - RECENT_TURNS} and end_seq <= ${conversation.endSeq}
     ), unseen as materialized (
-      select id, start_seq from recent
-      where end_seen_at is null and ended_at > now() - ${UNSEEN_MS} * interval '1 millisecond'
-        and end_seq > (select coalesce(max(end_seq), 0) from recent where end_seen_at is not null)
+      select r.id, r.start_seq from runs r
+      where r.organization_id = ${conversation.organizationId}
+        and r.id in (select id from recent
+          where ended_at > now() - ${UNSEEN_MS} * interval '1 millisecond'
+            and end_seq > (select coalesce(max(end_seq), 0) from recent where end_seen_at is not null))
+        and r.end_seen_at is null
+      order by r.id for no key update of r
     ), shown as (
       update runs set end_seen_at = now()
       where organization_id = ${conversation.organizationId} and id in (select id from unseen)
@@ -101,13 +105,18 @@ async function freshPosition(tx: Sql, conversation: Conversation): Promise<numbe
   return Math.max(row?.startSeq ?? conversation.endSeq, conversation.prunedSeq)
 }
 
-/** What a client that missed events needs instead: what was said, and what is going on. */
+/** What a client that missed events needs instead: what was said, and what is going on. The stream tells the unfinished turn. */
 async function takeSnapshot(
   sql: Sql,
   args: { actor: Actor; conversationId: string },
   conversation: Conversation,
 ): Promise<Record<string, unknown>> {
-  const { messages } = await pageHistory(sql, { ...args, limit: SNAPSHOT_MESSAGES, newest: true })
+  const { messages } = await pageHistory(sql, {
+    ...args,
+    limit: SNAPSHOT_MESSAGES,
+    newest: true,
+    endedOnly: true,
+  })
   const open = await sql<{ runId: string; messageId: string; state: RunState }[]>`
     select id as "runId", message_id as "messageId", state from runs
     where organization_id = ${conversation.organizationId} and conversation_id = ${conversation.id}

@@ -75,6 +75,35 @@ test('a dry run tells what would be found and stores nothing', async ({ world })
   await expect(openConversation(scene.sql, { ...dry, agentId: 'unknown' })).rejects.toMatchObject({ code: 'not_found' })
 })
 
+test('the last use of an agent is noted, at most once a minute, not by a dry run, and nobody waits for it', async ({
+  world,
+}) => {
+  const scene = await createScene(world)
+  const lastUse = async () => {
+    const [row] = await scene.sql<{ at: Date | null }[]>`
+      select last_used_at as at from agents where organization_id = ${scene.organizationId}`
+    return row!.at
+  }
+  await scene.open({ dryRun: true })
+  expect(await lastUse()).toBeNull()
+  const held = await scene.hold((await world.replica()).sql, (tx) => {
+    return tx`select 1 from agents where organization_id = ${scene.organizationId} for no key update`
+  })
+  await scene.open()
+  await held.release()
+  expect(await lastUse()).toBeNull()
+
+  await scene.open()
+  const noted = await lastUse()
+  expect(noted).not.toBeNull()
+  await scene.open()
+  expect(await lastUse()).toEqual(noted)
+  await scene.sql`
+    update agents set last_used_at = last_used_at - interval '2 minutes' where organization_id = ${scene.organizationId}`
+  await scene.open()
+  expect((await lastUse())!.getTime()).toBeGreaterThanOrEqual(noted!.getTime())
+})
+
 test('settings that are given again take the place of the old ones, others stay', async ({ world }) => {
   const scene = await createScene(world)
   await scene.open({ ...PLACE, settings: { model: 'demo/one', networkConfig: { allowedDomains: ['a.example'] } } })

@@ -27,6 +27,8 @@ export interface OpenedConversation {
 const DEFAULT_NAME = 'default'
 /** Callers that may come in between, each with a new conversation of its own. */
 const REPLACE_TRIES = 100
+/** An agent's last use is known to about a minute. */
+const USED_NOTE_MS = 60_000
 
 /**
  * Finds the conversation of this agent, user and thread, or makes it. Two callers at once get the same one.
@@ -37,7 +39,7 @@ const REPLACE_TRIES = 100
 export async function openConversation(sql: Sql, args: OpenConversation): Promise<OpenedConversation> {
   requireKey(args.actor)
   const { organizationId } = args.actor
-  const agentId = await findAgent(sql, organizationId, args.agentId)
+  const agentId = await findAgent(sql, args)
   const place = {
     organizationId,
     agentId,
@@ -62,13 +64,23 @@ interface Place {
   thread: string
 }
 
-async function findAgent(sql: Sql, organizationId: string, agentId: string | undefined): Promise<string> {
-  const rows = await sql<{ id: string }[]>`
-    update agents set last_used_at = now()
-    where organization_id = ${organizationId} and ${agentId === undefined ? sql`is_default` : sql`id = ${agentId}`}
-    returning id`
-  if (!rows[0]) throw new AppError('not_found', agentId === undefined ? 'No default agent' : 'No such agent')
-  return rows[0].id
+/**
+ * The agent, noted as used. The note is a minute apart at the least: all callers of an organization share this row, and
+ * would wait for each other.
+ */
+async function findAgent(sql: Sql, { actor, agentId, dryRun }: OpenConversation): Promise<string> {
+  const { organizationId } = actor
+  const [agent] = await sql<{ id: string; isNoteOld: boolean }[]>`
+    select id, coalesce(last_used_at < now() - ${USED_NOTE_MS} * interval '1 millisecond', true) as "isNoteOld"
+    from agents
+    where organization_id = ${organizationId} and ${agentId === undefined ? sql`is_default` : sql`id = ${agentId}`}`
+  if (!agent) throw new AppError('not_found', agentId === undefined ? 'No default agent' : 'No such agent')
+  if (agent.isNoteOld && !dryRun) {
+    await sql`
+      update agents set last_used_at = now() where organization_id = ${organizationId} and id in (
+        select id from agents where organization_id = ${organizationId} and id = ${agent.id} for update skip locked)`
+  }
+  return agent.id
 }
 
 /** An insert that meets an existing row updates it to itself, so that the row comes back, locked, in either case. */

@@ -58,11 +58,19 @@ export interface HistoryPage {
  * A page of what was said, oldest first. Messages without visible text (tool traffic) are left out.
  *
  * @param args.newest takes the last `limit` messages instead of the first ones.
+ * @param args.endedOnly leaves out what unfinished runs have said so far: who follows the stream is told it there.
  * @param args.cursor as a page before gave it; @throws AppError 'invalid_request' for any other.
  */
 export async function pageHistory(
   sql: Sql,
-  args: { actor: Actor; conversationId: string; cursor?: string | undefined; limit: number; newest?: boolean },
+  args: {
+    actor: Actor
+    conversationId: string
+    cursor?: string | undefined
+    limit: number
+    newest?: boolean
+    endedOnly?: boolean
+  },
 ): Promise<HistoryPage> {
   await getConversation(sql, args)
   const [turn, position] = parseCursor(args.cursor)
@@ -73,6 +81,7 @@ export async function pageHistory(
     select id, role, text as content, model, usage, turn, position, created_at as "createdAt" from messages
     where organization_id = ${args.actor.organizationId} and conversation_id = ${args.conversationId}
       and (turn, position) > (${turn}, ${position}) and role <> 'tool' and text <> ''
+      ${args.endedOnly ? sql`and (role = 'user' or not ${isOfOpenRun(sql)})` : sql``}
     order by ${order} limit ${args.limit + 1}`
   const page = rows.slice(0, args.limit)
   if (args.newest) page.reverse()
@@ -86,6 +95,14 @@ export async function pageHistory(
     hasMore,
     sessionId: args.conversationId,
   }
+}
+
+/** SQL condition on `messages`. Served by `runs_open_idx`. */
+function isOfOpenRun(sql: Sql) {
+  return sql`exists (
+    select 1 from runs r
+    where r.organization_id = messages.organization_id and r.conversation_id = messages.conversation_id
+      and r.turn = messages.turn and r.state in ('queued', 'ready', 'delayed', 'running', 'absorbed'))`
 }
 
 function parseCursor(cursor: string | undefined): [number, number] {

@@ -1,0 +1,31 @@
+import { createLogger } from '../../src/lib/logger.ts'
+import { test } from '../support/cluster.ts'
+import { until } from '../support/gateway.ts'
+import { createScene } from '../support/scene.ts'
+import { requirePostgres } from '../support/world.ts'
+
+requirePostgres('a replica with a database of its own')
+
+test.override('clusterOptions', { replicas: 0, env: {} })
+
+test('free workers take all that waits at once, however unevenly it is spread', async ({ cluster }) => {
+  const { sql } = cluster.database
+  const log = createLogger({ level: 'silent', pretty: false })
+  // The database goes with the cluster, and all that is in it.
+  const stage = { log, unique: (name: string) => `${name}-${cluster.random.int(0, 1e9)}`, defer() {} }
+  // Two organizations with one run each and one with eight: equal shares leave some of every claim unused.
+  const scenes = await Promise.all([1, 2, 3].map(() => createScene(stage, sql)))
+  const content = '/words 5000 /delay 20'
+  for (const [at, count] of [1, 1, 8].entries()) {
+    for (let n = 0; n < count; n++) {
+      const scene = scenes[at]!
+      await scene.post(await scene.open(), { content: { role: 'user', content }, text: content })
+    }
+  }
+  await cluster.add({ WORKERS_BUSY_MAX: '20', QUEUE_POLL_SECONDS: '60' })
+  const running = async () => {
+    const [row] = await sql<{ n: number }[]>`select count(*)::int as n from runs where state = 'running'`
+    return row!.n
+  }
+  await until(async () => (await running()) === 10, 'all ten turns run')
+})
