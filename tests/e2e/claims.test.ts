@@ -13,6 +13,8 @@ test('free workers take all that waits at once, however unevenly it is spread', 
   const log = createLogger({ level: 'silent', pretty: false })
   // The database goes with the cluster, and all that is in it.
   const stage = { log, unique: (name: string) => `${name}-${cluster.random.int(0, 1e9)}`, defer() {} }
+  // One ring only, and no poll that would find what it left.
+  await cluster.add({ WORKERS_BUSY_MAX: '20', QUEUE_POLL_SECONDS: '60' })
   // Two organizations with one run each and one with eight: equal shares leave some of every claim unused.
   const scenes = await Promise.all([1, 2, 3].map(() => createScene(stage, sql)))
   const content = '/words 5000 /delay 20'
@@ -22,7 +24,7 @@ test('free workers take all that waits at once, however unevenly it is spread', 
       await scene.post(await scene.open(), { content: { role: 'user', content }, text: content })
     }
   }
-  await cluster.add({ WORKERS_BUSY_MAX: '20', QUEUE_POLL_SECONDS: '60' })
+  await sql`select pg_notify('lobu_runs', '')`
   const running = async () => {
     const [row] = await sql<{ n: number }[]>`select count(*)::int as n from runs where state = 'running'`
     return row!.n
