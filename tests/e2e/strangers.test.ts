@@ -204,6 +204,11 @@ async function makeVictim(cluster: Cluster) {
   const { messageId, runId } = await conversation.send('/echo confidential')
   await follower.completed(messageId)
   await follower.stop()
+  // That the stream is over is noted a little later.
+  await until(async () => {
+    const { body } = await cluster.call('GET', `/api/v1/agents/${conversation.id}`)
+    return (body.agent as { hasActiveConnection: boolean }).hasActiveConnection === false
+  }, 'the stream of the victim is over')
   return { conversation, runId }
 }
 
