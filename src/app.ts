@@ -5,6 +5,8 @@ import { createGuardedFetch } from './adapters/outbound/guarded-fetch.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { createNotifier } from './db/notify.ts'
+import { scopeToOrganization } from './db/tenant.ts'
+import { explainMissingTenantRole } from './db/tenant-role.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
@@ -74,9 +76,11 @@ export function createGateway(
   const { queue, sse: streams, workers } = config
   let phase: Phase = 'starting'
   let schema: Awaited<ReturnType<typeof schemaState>> | null = null
+  /** Why the database does not wall organizations off from each other by itself; null when it does. */
+  let wallFault: string | null = null
 
   const notifier = createNotifier({ sql, log })
-  const signals = createSignals({ notifier, parts: () => ({ tail, runner }) }, { replica })
+  const signals = createSignals({ notifier, parts: () => ({ tail, runner, authenticator }) }, { replica })
   const pollMs = () => (db.listening() ? LISTENING_POLL_MS : queue.pollMs)
 
   const tail = createTail({ sql, log }, { pollMs })
@@ -134,10 +138,12 @@ export function createGateway(
     settle: runner.settle,
     hasWorker: (organizationId, conversationId) => pool.has(`${organizationId}/${conversationId}`),
   }
+  const authenticator = createAuthenticator({ sql, tokens })
   const app = createGatewayApp({
-    ...{ log, sql, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
+    ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
     publicUrl: config.http.publicUrl,
-    authenticator: createAuthenticator({ sql, tokens }),
+    authenticator,
+    scope: (organizationId) => (wallFault === null ? scopeToOrganization(sql, organizationId) : sql),
     post: {
       ...{ replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax },
       ...{ organizationMax: queue.orgRunsMax, workerIdleMs: workers.idleMs },
@@ -146,7 +152,15 @@ export function createGateway(
     webhookKey: (organizationId) => webhookSigningKey(secrets.jwt, organizationId),
     isStarting: () => phase === 'starting',
     readiness: createReadiness({
-      ...{ db, loops, phase: () => phase, schema: () => schema, workers: pool.snapshot, streams: sse.count },
+      ...{
+        db,
+        loops,
+        phase: () => phase,
+        schema: () => schema,
+        wallFault: () => wallFault,
+        workers: pool.snapshot,
+        streams: sse.count,
+      },
       facts: { service: 'lobu', version: VERSION, replica, model: config.models.defaultModel },
     }),
   })
@@ -169,10 +183,12 @@ export function createGateway(
   async function work() {
     await waitForSchema()
     if (stopping.signal.aborted) return
+    wallFault = await explainMissingTenantRole(sql)
+    if (wallFault !== null) log.warn(wallFault)
     await heartbeat.register()
     await Promise.all([sse.start(), notifier.start(), pool.start()])
     await Promise.all([...loops.map((loop) => loop.start()), runner.start()])
-    stopHearing = await hearSignals(db, { tail, runner }, { replica })
+    stopHearing = await hearSignals(db, { tail, runner, authenticator }, { replica })
     if (phase === 'starting') phase = 'ok'
   }
 

@@ -142,6 +142,13 @@ describe('runs and conversations', () => {
     await vi.waitFor(() => expect(new Set(b.calls)).toEqual(new Set(a.calls)), PATIENT)
   })
 
+  test('who may do what is asked anew by every replica when it has changed', async ({ world }) => {
+    const { a, b } = await createPair(world)
+    a.signals.accessChanged()
+    expect(a.calls).toEqual(['access'])
+    await vi.waitFor(() => expect(b.calls).toEqual(['access']), PATIENT)
+  })
+
   test('who stopped hearing hears nothing', async ({ world }) => {
     const { a, b } = await createPair(world)
     await b.stop()
@@ -163,9 +170,13 @@ async function createPair(world: World) {
       stopRun: (id) => void calls.push(`stop ${id}`),
       forget: (key) => void calls.push(`forget ${key}`),
     }
-    const parts = { tail: await world.run(createTail({ sql, log: world.log }, { pollMs: () => 3_600_000 })), runner }
+    let heard = false
+    const authenticator = { forget: () => void (heard && calls.push('access')) }
+    const tail = await world.run(createTail({ sql, log: world.log }, { pollMs: () => 3_600_000 }))
+    const parts = { tail, runner, authenticator }
     const notifier = await world.run(createNotifier({ sql, log: world.log }))
     const stop = await hearSignals(db, parts, { replica })
+    heard = true
     const signals = createSignals({ notifier, parts: () => parts }, { replica })
     return { sql, calls, rings: () => rings, signals, stop }
   }

@@ -1,5 +1,6 @@
 import type { Database } from './db/client.ts'
 import type { Notifier } from './db/notify.ts'
+import type { Authenticator } from './domain/accounts/authenticate.ts'
 import type { Signals } from './domain/signals.ts'
 import { decodeHints, encodeHints } from './sse/hints.ts'
 import { channelKey, type Tail } from './sse/tail.ts'
@@ -13,6 +14,7 @@ const CONTROL = 'lobu_control'
 export interface LocalParts {
   tail: Tail
   runner: Pick<Runner, 'ring' | 'stopRun' | 'forget'>
+  authenticator: Pick<Authenticator, 'forget'>
 }
 
 /**
@@ -42,6 +44,10 @@ export function createSignals(
       deps.parts().runner.forget(key)
       deps.notifier.ring(CONTROL, `conversation ${key}`)
     },
+    accessChanged() {
+      deps.parts().authenticator.forget()
+      deps.notifier.ring(CONTROL, 'access')
+    },
   }
 }
 
@@ -51,7 +57,7 @@ export function createSignals(
  */
 export async function hearSignals(
   db: Database,
-  { tail, runner }: LocalParts,
+  { tail, runner, authenticator }: LocalParts,
   { replica }: { replica: string },
 ): Promise<() => Promise<void>> {
   const stops = [
@@ -69,12 +75,13 @@ export async function hearSignals(
       CONTROL,
       (payload) => {
         const [kind, name = ''] = payload.split(' ')
+        if (kind === 'access') authenticator.forget()
         if (kind === 'run') runner.stopRun(name)
         if (kind !== 'conversation') return
         tail.suspect(name)
         runner.forget(name)
       },
-      () => {},
+      authenticator.forget,
     ),
   ]
   return async () => {

@@ -9,6 +9,8 @@ export interface ReadinessDeps {
   phase(): Phase
   /** What the schema lacks, newest check; empty when it is complete. */
   schema(): { applied: number; known: number; behind: string[] } | null
+  /** Why row-level security is off; null when it is on. */
+  wallFault(): string | null
   loops: Loop[]
   workers(): { workers: number; busy: number; warm: number; max: number; isolation: string }
   streams(): number
@@ -50,6 +52,7 @@ export function createReadiness(deps: ReadinessDeps): () => Promise<Readiness> {
       database: about,
       schemaVersion: schema?.applied ?? null,
       listening: deps.db.listening(),
+      rowLevelSecurity: deps.wallFault() === null,
       workers: deps.workers(),
       loopAgesMs: loops,
     }

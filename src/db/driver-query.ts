@@ -7,6 +7,9 @@ export type Tx = postgres.TransactionSql<{ bigint: number }>
 
 /** The parts of postgres.js's `Query` that are used here. They are not in its types; `guard.test.ts` watches over them. */
 export interface DriverQuery extends Promise<unknown> {
+  /** What was written: the template's texts, and the values between them. */
+  readonly strings: TemplateStringsArray
+  readonly args: never[]
   /** Null until it is sent. */
   state: unknown
   /** Hands the query to the driver; called once somebody awaits it. */

@@ -1,8 +1,10 @@
 import { generateDrizzleJson, generateMigration } from 'drizzle-kit/api'
+import { getTableName } from 'drizzle-orm'
 import { expect, inject } from 'vitest'
 import { createTestDatabase } from '../../tests/support/database.ts'
 import { test } from '../../tests/support/world.ts'
 import type { Sql } from './client.ts'
+import * as signInTables from './tables/sign-in.ts'
 import * as tables from './tables.ts'
 
 test('tables.ts says what the migrations made', async ({ world }) => {
@@ -26,8 +28,15 @@ test('the organization is the first column of every key of what belongs to one',
     join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
     where i.indisprimary and c.relnamespace = 'public'::regnamespace`
   const others = keys.filter(({ first }) => first !== 'organization_id').map(({ name }) => name)
-  // Not an organization's: organizations and users themselves, this cluster's replicas, and a queue read in order of arrival.
-  expect(others.sort()).toEqual(['organizations_pkey', 'replicas_pkey', 'thread_response_pkey', 'users_pkey'])
+  // Not an organization's: organizations and people themselves, how people sign in, the install's own keys and set-up, this
+  // cluster's replicas, and a queue read in order of arrival.
+  const signIn = Object.values(signInTables).map((table) => `${getTableName(table)}_pkey`)
+  expect(others.sort()).toEqual(
+    [
+      ...['organizations_pkey', 'replicas_pkey', 'thread_response_pkey', 'users_pkey'],
+      ...['encryption_canaries_pkey', 'setup_links_pkey', ...signIn],
+    ].sort(),
+  )
 })
 
 /** What would have to be run on an empty database to get the tables that drizzle believes in. */

@@ -13,4 +13,6 @@ export interface Signals {
   runEnded(runId: string): void
   /** A conversation was ended: its streams close. */
   conversationEnded(key: { organizationId: string; conversationId: string }): void
+  /** A key, a member, a session or a grant has changed: what replicas remember of callers no longer counts. */
+  accessChanged(): void
 }

@@ -24,7 +24,8 @@ import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
   log: Logger
-  sql: Sql
+  /** The database as one organization sees it. */
+  scope(organizationId: string): Sql
   sse: SseManager
   presence: Presence
   signals: Signals
@@ -55,7 +56,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', conversationRoutes(deps))
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))
-  app.route('/', historyRoutes(deps))
+  app.route('/', historyRoutes())
   // `v1` is no organization: what the agent API does not have ends here.
   app.all('/api/v1/*', (c) => c.notFound())
   app.route('/', agentRoutes(deps))

@@ -1,5 +1,6 @@
 import type { HttpBindings } from '@hono/node-server'
 import type { Context } from 'hono'
+import type { Sql } from '../db/client.ts'
 import type { Actor } from '../domain/accounts/actor.ts'
 import type { Logger } from '../lib/logger.ts'
 
@@ -18,6 +19,8 @@ export interface Env {
     logFields: Record<string, string | number | boolean>
     /** Who asks. Set by the authentication middleware, so present behind it. */
     actor?: Actor
+    /** The database as the caller's organization sees it. Set together with `actor`. */
+    sql?: Sql
   }
 }
 

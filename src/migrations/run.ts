@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { Database, Dedicated, Sql, Tx } from '../db/client.ts'
+import { ensureTenantRole } from '../db/tenant-role.ts'
 import { backoffMs, jitter } from '../lib/backoff.ts'
 import { explainStatement, isLockTimeout } from './explain.ts'
 import { type AppliedMigration, compare, type Migration, readMigrations } from './files.ts'
@@ -48,9 +49,14 @@ export async function migrate(
   try {
     const { pending, unknown } = compare(migrations, await readApplied(connection.sql))
     if (unknown > 0) log.warn({ unknown }, 'the database was migrated by a newer release; carrying on')
-    if (pending.length === 0) return { applied: [] }
+    if (pending.length === 0) {
+      await ensureTenantRole(connection.sql)
+      return { applied: [] }
+    }
     const run: Run = { connection, log, migrations, deadline: performance.now() + (options.lockWaitMs ?? LOCK_WAIT_MS) }
-    return { applied: await withRunLock(run, () => applyPending(run, options.lockTimeoutMs ?? LOCK_TIMEOUT_MS)) }
+    const applied = await withRunLock(run, () => applyPending(run, options.lockTimeoutMs ?? LOCK_TIMEOUT_MS))
+    await ensureTenantRole(connection.sql)
+    return { applied }
   } finally {
     await connection.end()
   }

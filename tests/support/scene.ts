@@ -1,7 +1,7 @@
 import { vi } from 'vitest'
 import type { Sql } from '../../src/db/client.ts'
 import { inTransaction } from '../../src/db/transaction.ts'
-import type { Actor } from '../../src/domain/accounts/actor.ts'
+import { type Actor, actorWithAll } from '../../src/domain/accounts/actor.ts'
 import { type Following, followConversation } from '../../src/domain/conversations/follow.ts'
 import { type OpenConversation, openConversation } from '../../src/domain/conversations/open.ts'
 import { type Accepted, type AcceptOptions, acceptMessage, type NewMessage } from '../../src/domain/messages/accept.ts'
@@ -58,6 +58,7 @@ export interface RecordedSignals extends Signals {
   readonly ready: (string | undefined)[]
   readonly ended: string[]
   readonly conversationsEnded: string[]
+  readonly access: string[]
   readonly publishedEvents: PublishedEvents[]
 }
 
@@ -167,7 +168,7 @@ async function makeOrganization(world: Stage, sql: Sql) {
     await sql`delete from thread_response where organization_id = ${organizationId}`
     await sql`delete from event_log where organization_id = ${organizationId}`
   })
-  const actor: Actor = { kind: 'key', organizationId, organizationSlug: organizationId, userId: 'user-1' }
+  const actor = actorWithAll({ organizationId, organizationSlug: organizationId, userId: 'user-1' })
   return { organizationId, agentId, actor }
 }
 
@@ -192,6 +193,7 @@ export function recordSignals(): RecordedSignals {
     ready: [] as (string | undefined)[],
     ended: [] as string[],
     conversationsEnded: [] as string[],
+    access: [] as string[],
     publishedEvents: [] as PublishedEvents[],
   }
   return {
@@ -200,6 +202,7 @@ export function recordSignals(): RecordedSignals {
     runReady: (preferred) => void recorded.ready.push(preferred),
     runEnded: (runId) => void recorded.ended.push(runId),
     conversationEnded: ({ conversationId }) => void recorded.conversationsEnded.push(conversationId),
+    accessChanged: () => void recorded.access.push('changed'),
   }
 }
 

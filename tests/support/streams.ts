@@ -2,6 +2,7 @@ import type { Socket } from 'node:net'
 import type { Database, Sql } from '../../src/db/client.ts'
 import { createNotifier } from '../../src/db/notify.ts'
 import { inTransaction } from '../../src/db/transaction.ts'
+import { actorWithAll } from '../../src/domain/accounts/actor.ts'
 import type { Signals } from '../../src/domain/signals.ts'
 import { createSignals, hearSignals } from '../../src/doorbells.ts'
 import { eventRoutes } from '../../src/http/routes/events.ts'
@@ -124,7 +125,7 @@ async function startReplica(
   const sse = await world.run(createSseManager({ sql, tail, log }, { ...DEFAULTS, ...options }))
   const notifier = await world.run(createNotifier({ sql, log }))
   // The part of a replica that runs turns has no place here.
-  const parts = { tail, runner: { ring() {}, stopRun() {}, forget() {} } }
+  const parts = { tail, runner: { ring() {}, stopRun() {}, forget() {} }, authenticator: { forget() {} } }
   const signals = createSignals({ notifier, parts: () => parts }, { replica: id })
   if (!deaf) world.defer(await hearSignals(db, parts, { replica: id }))
 
@@ -139,10 +140,11 @@ async function startReplica(
   const { url } = await serve((app) => {
     app.use('*', async (c, next) => {
       sockets.push(new WeakRef(c.env.outgoing.socket!))
-      c.set('actor', { kind: 'key', organizationId, organizationSlug: organizationId, userId: 'user' })
+      c.set('actor', actorWithAll({ organizationId, organizationSlug: organizationId, userId: 'user' }))
+      c.set('sql', sql)
       await next()
     })
-    app.route('/', eventRoutes({ sql, sse: beforeAttach ? delayed : sse, presence, replica: id }))
+    app.route('/', eventRoutes({ sse: beforeAttach ? delayed : sse, presence, replica: id }))
   })
   const urlOf = ({ conversationId }: ConversationKey) => `${url}/api/v1/agents/${conversationId}/events`
   return { id, db, tail, sse, signals, sockets, url: urlOf }

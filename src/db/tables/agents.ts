@@ -1,15 +1,13 @@
 /** What answers. */
 import { sql } from 'drizzle-orm'
 import { boolean, check, pgTable, primaryKey, text, uniqueIndex } from 'drizzle-orm/pg-core'
-import { organizations } from './accounts.ts'
+import { organizationId } from './accounts.ts'
 import { at } from './columns.ts'
 
 export const agents = pgTable(
   'agents',
   {
-    organizationId: text('organization_id')
-      .notNull()
-      .references(() => organizations.id, { onDelete: 'cascade' }),
+    organizationId: organizationId(),
     id: text('id').notNull(),
     name: text('name').notNull(),
     description: text('description').notNull().default(''),

@@ -1,27 +1,61 @@
 import { AppError } from '../../lib/errors.ts'
+import { ALL_PERMISSIONS, PERMISSIONS, type Permission, type Role } from './permissions.ts'
 
 /** Who makes a request. Everything it asks for is looked up under its organization (I9). */
 export interface Actor {
-  kind: 'key' | 'session'
+  /** An API key, a conversation's session token, a person's browser session, or a program that a person let in by OAuth. */
+  kind: 'key' | 'session' | 'user' | 'client'
+  /** Id of the credential, for the audit log: the key, the browser session, the OAuth client; the conversation of a session token. */
+  credentialId: string
   organizationId: string
   organizationSlug: string
-  /** Owner of the key, or the caller's own name for its user. */
+  /** Owner of the key, the person, or the caller's own name for its user. */
   userId: string
+  /** The role of the person behind the credential. A session token has none. */
+  role: Role | null
+  permissions: ReadonlySet<Permission>
   /** A session token speaks for one conversation only. */
   conversationId?: string
+  /** Where the request came from. */
+  origin?: Origin
+}
+
+export interface Origin {
+  ip: string | null
+  userAgent: string | null
+  requestId: string
+}
+
+/** For tests and for the gateway's own acts: an actor that may do everything in an organization. */
+export function actorWithAll(place: { organizationId: string; organizationSlug: string; userId: string }): Actor {
+  return { kind: 'key', credentialId: 'system', role: 'owner', permissions: new Set(ALL_PERMISSIONS), ...place }
 }
 
 /**
  * A session token may only touch its own conversation; for any other id the answer is the same as for an unknown one.
- * @throws AppError 'not_found'
+ * @throws AppError 'not_found', or 'forbidden' for a credential that may not use conversations at all.
  */
 export function requireConversation(actor: Actor, conversationId: string): void {
   if (actor.kind === 'session' && actor.conversationId !== conversationId) {
     throw new AppError('not_found', 'No such conversation')
   }
+  requirePermission(actor, 'conversations:use')
 }
 
-/** @throws AppError 'forbidden' for a session token: managing things takes an API key. */
-export function requireKey(actor: Actor): void {
-  if (actor.kind !== 'key') throw new AppError('forbidden', 'A session token cannot do this; use an API key')
+/**
+ * The first line of every verb that manages something.
+ * @throws AppError 'forbidden', naming what is missing.
+ */
+export function requirePermission(actor: Actor, permission: Permission): void {
+  if (actor.kind === 'session' && permission !== 'conversations:use') {
+    throw new AppError('forbidden', 'A session token cannot do this; use an API key')
+  }
+  if (actor.permissions.has(permission)) return
+  throw new AppError(
+    'forbidden',
+    `This takes the permission "${permission}": ${PERMISSIONS[permission].toLowerCase()}`,
+    {
+      details: { permission },
+    },
+  )
 }

@@ -10,6 +10,9 @@ const tokens = createSessionTokens('a secret of the tests that is long enough')
 async function makeKey(scene: Scene) {
   const userId = `${scene.organizationId}-user`
   await scene.sql`insert into users (id, email, name) values (${userId}, ${userId}, 'Someone') on conflict do nothing`
+  await scene.sql`
+    insert into members (organization_id, user_id, role) values (${scene.organizationId}, ${userId}, 'member')
+    on conflict do nothing`
   return createApiKey(scene.sql, { organizationId: scene.organizationId, userId, name: 'test' })
 }
 
@@ -22,8 +25,11 @@ describe('an API key', () => {
     const scene = await createScene(world)
     const { token } = await makeKey(scene)
 
-    expect(await authenticator(scene).authenticate(`Bearer ${token}`, undefined)).toEqual({
+    expect(
+      await authenticator(scene).authenticate({ authorization: `Bearer ${token}`, organizationSlug: undefined }),
+    ).toMatchObject({
       kind: 'key',
+      role: 'member',
       organizationId: scene.organizationId,
       organizationSlug: scene.organizationId,
       userId: `${scene.organizationId}-user`,
@@ -49,7 +55,10 @@ describe('an API key', () => {
 
     for (const token of [revoked.token, expired.token, 'lobu_unknown', `${valid.token}x`]) {
       expect(await findApiKey(scene.sql, token)).toBeNull()
-      const authenticating = authenticator(scene).authenticate(`Bearer ${token}`, undefined)
+      const authenticating = authenticator(scene).authenticate({
+        authorization: `Bearer ${token}`,
+        organizationSlug: undefined,
+      })
       await expect(authenticating).rejects.toMatchObject({ code: 'unauthenticated' })
     }
     expect(await findApiKey(scene.sql, valid.token)).not.toBeNull()
@@ -67,9 +76,13 @@ describe('a session token', () => {
       conversationId: await scene.open(),
     }
     const { token } = await tokens.sign(claims)
-    expect(await authenticator(scene).authenticate(`bearer ${token}`, undefined)).toEqual({
+    expect(
+      await authenticator(scene).authenticate({ authorization: `bearer ${token}`, organizationSlug: undefined }),
+    ).toMatchObject({
       kind: 'session',
-      ...claims,
+      organizationId: claims.organizationId,
+      userId: 'user-1',
+      conversationId: claims.conversationId,
     })
   })
 })
@@ -78,7 +91,7 @@ test.for([undefined, '', 'Bearer', 'Bearer ', 'Basic abc', 'abc', 'Bearer a b'])
   'the header %j is no credential',
   async (header, { world }) => {
     const scene = await createScene(world)
-    const authenticating = authenticator(scene).authenticate(header, undefined)
+    const authenticating = authenticator(scene).authenticate({ authorization: header, organizationSlug: undefined })
     await expect(authenticating).rejects.toMatchObject({ code: 'unauthenticated' })
   },
 )
@@ -86,7 +99,8 @@ test.for([undefined, '', 'Bearer', 'Bearer ', 'Basic abc', 'abc', 'Bearer a b'])
 test('a credential is good for its own organization alone', async ({ world }) => {
   const [scene, other] = [await createScene(world), await createScene(world)]
   const { token } = await makeKey(scene)
-  const authenticate = (slug: string) => authenticator(scene).authenticate(`Bearer ${token}`, slug)
+  const authenticate = (slug: string) =>
+    authenticator(scene).authenticate({ authorization: `Bearer ${token}`, organizationSlug: slug })
 
   expect(await authenticate(scene.organizationId)).toMatchObject({ organizationId: scene.organizationId })
   expect(await authenticate('')).toMatchObject({ organizationId: scene.organizationId })

@@ -6,41 +6,56 @@ import type { Actor } from './actor.ts'
 import { findApiKey, looksLikeApiKey } from './api-keys.ts'
 import type { SessionTokens } from './session-token.ts'
 
-/** A revoked key may still work this long on a replica that has just used it. */
+/**
+ * Every change of a key, a member or a session is rung to all replicas, which then forget what they knew. This is the
+ * bound for a replica that missed the ring.
+ */
 const CACHE_MS = 1_000
 const CACHE_MAX = 5_000
+
+/** What a request brings along to say who sends it. */
+export interface Credentials {
+  /** The header of that name. */
+  authorization: string | undefined
+  /** The header `x-lobu-org`, or the organization in the path. */
+  organizationSlug: string | undefined
+}
 
 export interface Authenticator {
   /**
    * Who sends this request.
-   *
-   * @param authorization the header of that name; @param organizationSlug the header `x-lobu-org`.
    * @throws AppError 'unauthenticated', or 'forbidden' when the credential belongs to another organization.
    */
-  authenticate(authorization: string | undefined, organizationSlug: string | undefined): Promise<Actor>
+  authenticate(credentials: Credentials): Promise<Actor>
+  /** Keys, members or sessions have changed: nothing that was known counts any more. */
+  forget(): void
 }
 
 export function createAuthenticator({ sql, tokens }: { sql: Sql; tokens: SessionTokens }): Authenticator {
   // Keyed by hash: a memory dump of the cache must not hold keys that work.
-  const keys = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: CACHE_MS })
+  const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: CACHE_MS })
+  /** Look-ups that began before the last change must not be kept. */
+  let generation = 0
 
   async function actorOf(token: string): Promise<Actor | null> {
-    if (!looksLikeApiKey(token)) {
-      const claims = await tokens.verify(token)
-      return claims && { kind: 'session', ...claims }
-    }
+    if (!looksLikeApiKey(token)) return tokens.verify(token)
     const cacheKey = sha256(token)
-    const cached = keys.get(cacheKey)
+    const cached = known.get(cacheKey)
     if (cached) return cached
-    const found = await findApiKey(sql, token)
-    if (!found) return null
-    const actor: Actor = { kind: 'key', ...found }
-    keys.set(cacheKey, actor)
+    const begun = generation
+    const actor = await findApiKey(sql, token)
+    if (actor && begun === generation) known.set(cacheKey, actor)
     return actor
   }
 
+  async function refuse(slug: string): Promise<never> {
+    const found = await sql`select 1 from organizations where slug = ${slug}`
+    if (found.length === 0) throw new AppError('not_found', 'No such organization')
+    throw new AppError('forbidden', 'This credential belongs to another organization')
+  }
+
   return {
-    async authenticate(authorization, organizationSlug) {
+    async authenticate({ authorization, organizationSlug }) {
       const token = /^Bearer +(\S+)$/i.exec(authorization ?? '')?.[1]
       if (!token) throw new AppError('unauthenticated', 'Send "Authorization: Bearer <API key or session token>"')
       const actor = await actorOf(token)
@@ -48,11 +63,9 @@ export function createAuthenticator({ sql, tokens }: { sql: Sql; tokens: Session
       if (organizationSlug && organizationSlug !== actor.organizationSlug) await refuse(organizationSlug)
       return actor
     },
-  }
-
-  async function refuse(slug: string): Promise<never> {
-    const known = await sql`select 1 from organizations where slug = ${slug}`
-    if (known.length === 0) throw new AppError('not_found', 'No such organization')
-    throw new AppError('forbidden', 'This credential belongs to another organization')
+    forget() {
+      generation++
+      known.clear()
+    },
   }
 }

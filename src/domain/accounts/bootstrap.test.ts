@@ -23,9 +23,9 @@ test('replicas that start at once on an empty database make one organization and
   expect(again!.token).not.toBe(keys[0]!.token)
   const found = await Promise.all([keys[0]!, again!].map(({ token }) => findApiKey(sql, token)))
   expect(found[0]).toMatchObject({ organizationSlug: 'default' })
-  expect(found[1]).toEqual(found[0])
+  expect(found[1]).toEqual({ ...found[0], credentialId: again!.id })
   const opened = await openConversation(sql, {
-    actor: { kind: 'key', ...found[0]! },
+    actor: found[0]!,
     forceNew: false,
     dryRun: false,
     settings: {},

@@ -27,7 +27,7 @@ export async function needsBootstrap(sql: Sql): Promise<boolean> {
 export async function bootstrap(
   sql: Sql,
   { onlyFirst }: { onlyFirst: boolean },
-): Promise<{ organizationSlug: string; token: string } | null> {
+): Promise<{ organizationSlug: string; id: string; token: string } | null> {
   return inTransaction(sql, async (tx) => {
     await tx`select pg_advisory_xact_lock(${BOOTSTRAP_LOCK})`
     if (onlyFirst && !(await needsBootstrap(tx))) return null
@@ -37,8 +37,8 @@ export async function bootstrap(
       insert into agents (organization_id, id, name, description, instructions, is_default)
       values (${organizationId}, ${AGENT.id}, ${AGENT.name}, ${AGENT.description}, ${AGENT.instructions}, true)
       on conflict do nothing`
-    const { token } = await createApiKey(tx, { organizationId, userId, name: 'bootstrap' })
-    return { organizationSlug: ORGANIZATION.slug, token }
+    const { id, token } = await createApiKey(tx, { organizationId, userId, name: 'bootstrap' })
+    return { organizationSlug: ORGANIZATION.slug, id, token }
   })
 }
 

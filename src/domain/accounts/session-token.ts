@@ -1,10 +1,13 @@
 import { hkdfSync } from 'node:crypto'
 import { jwtVerify, SignJWT } from 'jose'
+import type { Actor } from './actor.ts'
+import type { Permission } from './permissions.ts'
 
 /** How long a session token is good for: 24 hours. */
 export const SESSION_MS = 24 * 3600 * 1000
 const ISSUER = 'lobu'
 const AUDIENCE = 'session'
+const SESSION_PERMISSIONS: ReadonlySet<Permission> = new Set(['conversations:use'])
 
 export interface SessionClaims {
   organizationId: string
@@ -17,8 +20,8 @@ export interface SessionClaims {
 export interface SessionTokens {
   /** `expiresAt` is in epoch milliseconds. */
   sign(claims: SessionClaims): Promise<{ token: string; expiresAt: number }>
-  /** Null for a token that is not ours, not for this audience, or expired. */
-  verify(token: string): Promise<SessionClaims | null>
+  /** Who speaks with the token; null when it is not ours, not for this audience, or expired. */
+  verify(token: string): Promise<Actor | null>
 }
 
 /**
@@ -52,7 +55,13 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
       const { org, slug, agent, conv, sub } = verified.payload
       if (typeof org !== 'string' || typeof slug !== 'string' || typeof agent !== 'string') return null
       if (typeof conv !== 'string' || typeof sub !== 'string') return null
-      return { organizationId: org, organizationSlug: slug, agentId: agent, conversationId: conv, userId: sub }
+      return {
+        kind: 'session',
+        credentialId: conv,
+        ...{ organizationId: org, organizationSlug: slug, userId: sub, conversationId: conv },
+        role: null,
+        permissions: SESSION_PERMISSIONS,
+      }
     },
   }
 }

@@ -2,7 +2,7 @@ import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { removeLogs } from '../../sse/event-log.ts'
-import { type Actor, requireKey } from '../accounts/actor.ts'
+import { type Actor, requirePermission } from '../accounts/actor.ts'
 import type { Signals } from '../signals.ts'
 
 export interface Agent {
@@ -30,7 +30,7 @@ export async function listAgents(
   sql: Sql,
   { actor, limit, after }: { actor: Actor; limit: number; after?: string | undefined },
 ): Promise<Agent[]> {
-  requireKey(actor)
+  requirePermission(actor, 'agents:read')
   return sql<Agent[]>`
     select ${columns(sql)} from agents
     where organization_id = ${actor.organizationId} and id > ${after ?? ''} order by id limit ${limit}`
@@ -38,7 +38,7 @@ export async function listAgents(
 
 /** @throws AppError 'not_found' */
 export async function getAgent(sql: Sql, { actor, agentId }: { actor: Actor; agentId: string }): Promise<Agent> {
-  requireKey(actor)
+  requirePermission(actor, 'agents:read')
   const [row] = await sql<Agent[]>`
     select ${columns(sql)} from agents where organization_id = ${actor.organizationId} and id = ${agentId}`
   if (!row) throw new AppError('not_found', 'No such agent')
@@ -53,7 +53,7 @@ export async function createAgent(
   sql: Sql,
   { actor, agentId, fields }: { actor: Actor; agentId: string; fields: AgentFields },
 ): Promise<{ agent: Agent; created: boolean }> {
-  requireKey(actor)
+  requirePermission(actor, 'agents:write')
   const [made] = await sql<Agent[]>`
     insert into agents (organization_id, id, name, description, model, instructions)
     values (${actor.organizationId}, ${agentId}, ${fields.name}, ${fields.description}, ${fields.model},
@@ -71,7 +71,7 @@ export async function updateAgent(
   sql: Sql,
   { actor, agentId, fields }: { actor: Actor; agentId: string; fields: Partial<AgentFields> },
 ): Promise<Agent> {
-  requireKey(actor)
+  requirePermission(actor, 'agents:write')
   const [row] = await sql<Agent[]>`
     update agents set name = coalesce(${fields.name ?? null}, name),
       description = coalesce(${fields.description ?? null}, description),
@@ -91,7 +91,7 @@ export async function deleteAgent(
   deps: { sql: Sql; signals: Signals },
   { actor, agentId }: { actor: Actor; agentId: string },
 ): Promise<void> {
-  requireKey(actor)
+  requirePermission(actor, 'agents:write')
   const { organizationId } = actor
   const watched = await inTransaction(deps.sql, async (tx) => {
     const [agent] = await tx<{ isDefault: boolean }[]>`

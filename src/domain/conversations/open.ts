@@ -4,7 +4,7 @@ import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { newId } from '../../lib/ids.ts'
 import { storable } from '../../lib/text.ts'
-import { type Actor, requireKey } from '../accounts/actor.ts'
+import { type Actor, requirePermission } from '../accounts/actor.ts'
 
 export interface OpenConversation {
   actor: Actor
@@ -37,7 +37,7 @@ const USED_NOTE_MS = 60_000
  * @throws AppError 'not_found' for an unknown agent, 'forbidden' for a session token.
  */
 export async function openConversation(sql: Sql, args: OpenConversation): Promise<OpenedConversation> {
-  requireKey(args.actor)
+  requireOpener(args.actor)
   const { organizationId } = args.actor
   const agentId = await findAgent(sql, args)
   const place = {
@@ -62,6 +62,12 @@ interface Place {
   agentId: string
   userId: string
   thread: string
+}
+
+/** A session token has its conversation already. */
+function requireOpener(actor: Actor) {
+  if (actor.kind === 'session') throw new AppError('forbidden', 'A session token cannot do this; use an API key')
+  requirePermission(actor, 'conversations:use')
 }
 
 /**

@@ -1,5 +1,4 @@
 import { createRoute, z } from '@hono/zod-openapi'
-import type { Sql } from '../../db/client.ts'
 import {
   type Agent as AgentRow,
   createAgent,
@@ -9,7 +8,7 @@ import {
   updateAgent,
 } from '../../domain/agents/agents.ts'
 import type { Signals } from '../../domain/signals.ts'
-import { actorOf } from '../actor.ts'
+import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
@@ -124,38 +123,41 @@ const remove = createRoute({
 })
 
 export interface AgentRouteDeps {
-  sql: Sql
   signals: Signals
   /** @throws AppError when the gateway cannot use this model. */
   resolveModel(name: string | null): { provider: string; modelId: string }
 }
 
 /** The agents of an organization: name, model and instructions. */
-export function agentRoutes({ sql, signals, resolveModel }: AgentRouteDeps): Router {
+export function agentRoutes({ signals, resolveModel }: AgentRouteDeps): Router {
   return createRouter()
     .openapi(list, async (c) => {
-      const agents = await listAgents(sql, { actor: actorOf(c), ...c.req.valid('query') })
+      const agents = await listAgents(databaseOf(c), { actor: actorOf(c), ...c.req.valid('query') })
       return c.json({ agents: agents.map(toAgent) }, 200)
     })
     .openapi(create, async (c) => {
       const { agentId, name, ...rest } = c.req.valid('json')
       if (rest.model) resolveModel(rest.model)
       const fields = { name: name ?? agentId, ...rest }
-      const { agent, created } = await createAgent(sql, { actor: actorOf(c), agentId, fields })
+      const { agent, created } = await createAgent(databaseOf(c), { actor: actorOf(c), agentId, fields })
       return c.json({ agent: toAgent(agent) }, created ? 201 : 200)
     })
     .openapi(get, async (c) => {
-      const agent = await getAgent(sql, { actor: actorOf(c), agentId: c.req.valid('param').agentId })
+      const agent = await getAgent(databaseOf(c), { actor: actorOf(c), agentId: c.req.valid('param').agentId })
       return c.json({ agent: toAgent(agent) }, 200)
     })
     .openapi(update, async (c) => {
       const fields = Object.fromEntries(Object.entries(c.req.valid('json')).filter(([, value]) => value !== undefined))
       if (typeof fields.model === 'string') resolveModel(fields.model)
-      const agent = await updateAgent(sql, { actor: actorOf(c), agentId: c.req.valid('param').agentId, fields })
+      const agent = await updateAgent(databaseOf(c), {
+        actor: actorOf(c),
+        agentId: c.req.valid('param').agentId,
+        fields,
+      })
       return c.json({ agent: toAgent(agent) }, 200)
     })
     .openapi(remove, async (c) => {
-      await deleteAgent({ sql, signals }, { actor: actorOf(c), agentId: c.req.valid('param').agentId })
+      await deleteAgent({ sql: databaseOf(c), signals }, { actor: actorOf(c), agentId: c.req.valid('param').agentId })
       return c.body(null, 204)
     })
 }

@@ -1,5 +1,4 @@
 import { createRoute, z } from '@hono/zod-openapi'
-import type { Sql } from '../../db/client.ts'
 import type { SessionTokens } from '../../domain/accounts/session-token.ts'
 import { listAgents } from '../../domain/agents/agents.ts'
 import { endConversation } from '../../domain/conversations/end.ts'
@@ -7,7 +6,7 @@ import { getConversation } from '../../domain/conversations/get.ts'
 import { openConversation } from '../../domain/conversations/open.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { hasOpenStream } from '../../sse/presence.ts'
-import { actorOf } from '../actor.ts'
+import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
@@ -138,7 +137,6 @@ const end = createRoute({
 })
 
 export interface ConversationRouteDeps {
-  sql: Sql
   signals: Signals
   tokens: SessionTokens
   publicUrl: string
@@ -159,7 +157,7 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
         ...(networkConfig ? { networkConfig: withoutUndefined(networkConfig) } : {}),
         ...(mcpServers ? { mcpServers } : {}),
       }
-      const { conversationId, agentId, userId } = await openConversation(deps.sql, { actor, ...rest, settings })
+      const { conversationId, agentId, userId } = await openConversation(databaseOf(c), { actor, ...rest, settings })
       const { organizationId, organizationSlug } = actor
       const session = await deps.tokens.sign({ organizationId, organizationSlug, agentId, userId, conversationId })
       const url = `${deps.publicUrl}/api/v1/agents/${conversationId}`
@@ -167,11 +165,11 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
       return c.json({ ...body, sseUrl: `${url}/events`, messagesUrl: `${url}/messages` }, rest.dryRun ? 200 : 201)
     })
     .openapi(list, async (c) => {
-      const agents = await listAgents(deps.sql, { actor: actorOf(c), ...c.req.valid('query') })
+      const agents = await listAgents(databaseOf(c), { actor: actorOf(c), ...c.req.valid('query') })
       return c.json({ agents: agents.map(toListed) }, 200)
     })
     .openapi(get, async (c) => {
-      const conversation = await getConversation(deps.sql, {
+      const conversation = await getConversation(databaseOf(c), {
         actor: actorOf(c),
         conversationId: c.req.valid('param').id,
       })
@@ -182,12 +180,15 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
         status: conversation.openRuns > 0 ? ('running' as const) : ('idle' as const),
         createdAt: conversation.createdAt.getTime(),
         lastActivity: conversation.lastActivityAt.getTime(),
-        hasActiveConnection: await hasOpenStream(deps.sql, { organizationId, conversationId: id }),
+        hasActiveConnection: await hasOpenStream(databaseOf(c), { organizationId, conversationId: id }),
       }
       return c.json({ success: true as const, agent }, 200)
     })
     .openapi(end, async (c) => {
-      await endConversation(deps, { actor: actorOf(c), conversationId: c.req.valid('param').id })
+      await endConversation(
+        { ...deps, sql: databaseOf(c) },
+        { actor: actorOf(c), conversationId: c.req.valid('param').id },
+      )
       return c.json({ success: true as const }, 200)
     })
 }

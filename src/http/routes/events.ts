@@ -1,10 +1,9 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { createRoute, z } from '@hono/zod-openapi'
-import type { Sql } from '../../db/client.ts'
 import { followConversation } from '../../domain/conversations/follow.ts'
 import type { SseManager } from '../../sse/manager.ts'
 import type { Presence } from '../../sse/presence.ts'
-import { actorOf } from '../actor.ts'
+import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { addLogFields } from '../request-log.ts'
 import { createRouter, errors, type Router } from '../router.ts'
@@ -30,7 +29,6 @@ const events = createRoute({
 })
 
 export interface EventRouteDeps {
-  sql: Sql
   sse: SseManager
   presence: Presence
   replica: string
@@ -42,7 +40,7 @@ export function eventRoutes(deps: EventRouteDeps): Router {
     const conversationId = c.req.valid('param').id
     const lastEventId = c.req.valid('header')['last-event-id'] ?? c.req.valid('query').lastEventId
     deps.sse.admit()
-    const following = await followConversation(deps.sql, {
+    const following = await followConversation(databaseOf(c), {
       actor: actorOf(c),
       conversationId,
       lastEventId,

@@ -7,7 +7,7 @@ import { type LocalRunner, type PostOptions, postMessage } from '../../domain/me
 import { cancelRuns } from '../../domain/runs/cancel.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { AppError } from '../../lib/errors.ts'
-import { actorOf } from '../actor.ts'
+import { actorOf, databaseOf } from '../actor.ts'
 import type { Env } from '../env.ts'
 import { refuseInvalid } from '../errors.ts'
 import { isMultipart, readMultipart } from '../multipart.ts'
@@ -117,7 +117,6 @@ const cancel = createRoute({
 })
 
 export interface MessageRouteDeps {
-  sql: Sql
   signals: Signals
   runner: LocalRunner
   options: PostOptions
@@ -132,12 +131,12 @@ export function messageRoutes(deps: MessageRouteDeps): Router {
       const actor = actorOf(c)
       const conversationId = c.req.valid('param').id
       // Before any file is stored: a stranger's upload must cost nothing.
-      if (isMultipart(c)) await getConversation(deps.sql, { actor, conversationId })
-      const { body, files } = isMultipart(c) ? await readUpload(deps.sql, c, conversationId) : readJson(c)
+      if (isMultipart(c)) await getConversation(databaseOf(c), { actor, conversationId })
+      const { body, files } = isMultipart(c) ? await readUpload(databaseOf(c), c, conversationId) : readJson(c)
       const { content, message, messageId, onBusy = 'enqueue', webhookUrl, ...origin } = body
       if (webhookUrl) deps.checkWebhookUrl(webhookUrl)
       const accepted = await postMessage(
-        deps,
+        { ...deps, sql: databaseOf(c) },
         {
           ...{ actor, conversationId, messageId, onBusy, webhookUrl, files, origin },
           content: requireContent(content ?? message, files),
@@ -160,8 +159,11 @@ export function messageRoutes(deps: MessageRouteDeps): Router {
     .openapi(cancel, async (c) => {
       const actor = actorOf(c)
       const conversationId = c.req.valid('param').id
-      const { organizationId } = await getConversation(deps.sql, { actor, conversationId })
-      const ended = await cancelRuns(deps, { organizationId, conversationId, ...c.req.valid('json') })
+      const { organizationId } = await getConversation(databaseOf(c), { actor, conversationId })
+      const ended = await cancelRuns(
+        { ...deps, sql: databaseOf(c) },
+        { organizationId, conversationId, ...c.req.valid('json') },
+      )
       return c.json(
         { success: true as const, cancelled: ended.map(({ id, messageId }) => ({ runId: id, messageId })) },
         200,

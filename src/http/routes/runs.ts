@@ -1,9 +1,8 @@
 import { createRoute, z } from '@hono/zod-openapi'
-import type { Sql } from '../../db/client.ts'
 import { getConversation } from '../../domain/conversations/get.ts'
 import { historyStats, pageHistory } from '../../domain/messages/history.ts'
 import { getRun } from '../../domain/runs/get.ts'
-import { actorOf } from '../actor.ts'
+import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 import { ConversationId } from './conversations.ts'
@@ -136,25 +135,28 @@ const status = createRoute({
 })
 
 /** Reading what happened: runs and the transcript. */
-export function historyRoutes({ sql }: { sql: Sql }): Router {
+export function historyRoutes(): Router {
   return createRouter()
     .openapi(run, async (c) => {
-      const view = await getRun(sql, { actor: actorOf(c), runId: c.req.valid('param').runId })
+      const view = await getRun(databaseOf(c), { actor: actorOf(c), runId: c.req.valid('param').runId })
       return c.json({ success: true as const, ...view }, 200)
     })
     .openapi(messages, async (c) => {
       const page = { actor: actorOf(c), conversationId: c.req.valid('param').id, ...c.req.valid('query') }
-      return c.json(await pageHistory(sql, page), 200)
+      return c.json(await pageHistory(databaseOf(c), page), 200)
     })
     .openapi(stats, async (c) => {
       const conversationId = c.req.valid('param').id
       return c.json(
-        { ...(await historyStats(sql, { actor: actorOf(c), conversationId })), sessionId: conversationId },
+        { ...(await historyStats(databaseOf(c), { actor: actorOf(c), conversationId })), sessionId: conversationId },
         200,
       )
     })
     .openapi(status, async (c) => {
-      const conversation = await getConversation(sql, { actor: actorOf(c), conversationId: c.req.valid('param').id })
+      const conversation = await getConversation(databaseOf(c), {
+        actor: actorOf(c),
+        conversationId: c.req.valid('param').id,
+      })
       return c.json(
         {
           agentId: conversation.id,

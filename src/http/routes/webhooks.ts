@@ -1,5 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi'
-import { requireKey } from '../../domain/accounts/actor.ts'
+import { requirePermission } from '../../domain/accounts/actor.ts'
 import { actorOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
@@ -27,7 +27,7 @@ const key = createRoute({
 export function webhookRoutes(deps: { webhookKey(organizationId: string): string }): Router {
   return createRouter().openapi(key, (c) => {
     const actor = actorOf(c)
-    requireKey(actor)
+    requirePermission(actor, 'keys:read')
     return c.json({ key: deps.webhookKey(actor.organizationId) }, 200)
   })
 }
