@@ -37,6 +37,9 @@ const OWNERS: Record<string, string> = {
   '@ai-sdk': 'workers',
   undici: 'adapters',
   jose: 'domain',
+  'better-auth': 'domain',
+  '@better-auth': 'domain',
+  nodemailer: 'adapters',
 }
 const LINES_MAX = 400
 
