@@ -20,6 +20,11 @@ export function encodeChunk(text: string): Buffer {
   return Buffer.from(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)
 }
 
+/** The text of one HTTP chunk, for a client that does not know chunks. */
+export function unwrapChunk(chunk: Buffer): Buffer {
+  return chunk.length === 0 ? chunk : chunk.subarray(chunk.indexOf('\r\n') + 2, -2)
+}
+
 /** A numbered event. */
 export function formatEvent({ seq, name, data }: LoggedEvent): string {
   return `id: ${seq}\nevent: ${name}\ndata: ${data}\n\n`

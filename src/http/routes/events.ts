@@ -2,8 +2,10 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Sql } from '../../db/client.ts'
 import { followConversation } from '../../domain/conversations/follow.ts'
+import { getConversation } from '../../domain/conversations/get.ts'
 import type { SseManager } from '../../sse/manager.ts'
 import type { Presence } from '../../sse/presence.ts'
+import { STREAM_HEADERS } from '../../sse/stream.ts'
 import { actorOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { addLogFields } from '../request-log.ts'
@@ -41,6 +43,11 @@ export function eventRoutes(deps: EventRouteDeps): Router {
   return createRouter().openapi(events, async (c) => {
     const conversationId = c.req.valid('param').id
     const lastEventId = c.req.valid('header')['last-event-id'] ?? c.req.valid('query').lastEventId
+    // Hono routes HEAD here too, and a stream would write its body behind an answer that may have none.
+    if (c.req.method === 'HEAD') {
+      await getConversation(deps.sql, { actor: actorOf(c), conversationId })
+      return c.body(null, 200, STREAM_HEADERS) as never
+    }
     deps.sse.admit()
     const following = await followConversation(deps.sql, {
       actor: actorOf(c),
