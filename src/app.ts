@@ -86,8 +86,8 @@ export function createGateway(
   const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })
   const replies = createReplyWriter({ sql, log, onInserted: publisher.ring })
   const modelProxy = createModelProxy({ log, providers: config.models.providers, continueNote: CONTINUE_NOTE })
-  const chooseModel = (name: string | null) =>
-    resolveModel(name, { defaultModel: config.models.defaultModel, models: modelProxy.models() })
+  const chooseModel = (name: string | null, provider?: string) =>
+    resolveModel(name, { defaultModel: config.models.defaultModel, provider, models: modelProxy.models() })
 
   const entry = findWorkerEntry()
   const launcher = createProcessLauncher(

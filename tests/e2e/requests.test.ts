@@ -20,6 +20,12 @@ function faultsOf(follower: Follower, acknowledged: Seen['acknowledged']) {
   return findFaults([{ name: 'it', acknowledged, events: follower.events(), faults: follower.faults, after: 0 }])
 }
 
+async function expectNoConversation(cluster: Cluster, body: Record<string, unknown>, code: string) {
+  const refused = await cluster.call('POST', '/api/v1/agents', { body })
+  expect(refused, JSON.stringify(body)).toMatchObject({ status: 400, body: { success: false, code } })
+  expect(refused.headers['retry-after']).toBeUndefined()
+}
+
 const readRun = async (cluster: Cluster, runId: string) => (await cluster.call('GET', `/api/v1/runs/${runId}`)).body
 
 const fifty = (send: (index: number) => Promise<Answer>) => Promise.all(Array.from({ length: 50 }, (_, at) => send(at)))
@@ -276,16 +282,21 @@ describe('conversations', () => {
   })
 
   test('use the model they name, and are refused one that cannot be used', async ({ cluster }) => {
-    const { conversation, follower } = await openFollowed(cluster, { provider: 'demo', model: 'other' })
-    const { messageId, runId } = await conversation.send('/echo x')
-    await follower.completed(messageId)
-    expect((await readRun(cluster, runId)).model).toBe('demo/other')
-    for (const body of [{ model: 'nobody/x' }, { model: 'anthropic/claude-sonnet-4-5' }]) {
-      const refused = await cluster.call('POST', '/api/v1/agents', { body })
-      expect([400, 503]).toContain(refused.status)
-      expect(refused.body).toMatchObject({ success: false, code: expect.stringMatching(/^[a-z_]+$/) })
+    for (const named of [
+      { provider: 'demo', model: 'other' },
+      { provider: 'demo', model: 'demo/other' },
+    ]) {
+      const { conversation, follower } = await openFollowed(cluster, named)
+      const { messageId, runId } = await conversation.send('/echo x')
+      await follower.completed(messageId)
+      expect((await readRun(cluster, runId)).model).toBe('demo/other')
+      await follower.stop()
     }
-    await follower.stop()
+    const unknown = [{ model: 'nobody/x' }, { provider: 'nobody' }]
+    for (const body of unknown) await expectNoConversation(cluster, body, 'invalid_request')
+    // What needs a setting of the operator does not pass by itself: no client may be told to try again.
+    const unconfigured = [{ model: 'anthropic/claude-sonnet-4-5' }, { provider: 'anthropic' }]
+    for (const body of unconfigured) await expectNoConversation(cluster, body, 'model_unavailable')
   })
 })
 
