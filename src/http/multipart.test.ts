@@ -69,6 +69,23 @@ test('files and fields arrive whole, with their names and types', async () => {
   })
 })
 
+test('the file field of a web form with nothing chosen is no file; an unnamed file that has bytes is one', async () => {
+  const { port, seen } = await serveUpload()
+  expect(await raw(port, `${part('', '')}${part('empty.txt', '')}${part('', 'x')}--x--\r\n`)).toMatch(/^HTTP\/1.1 200 /)
+  expect(seen.map(({ name, bytes }) => [name, bytes])).toEqual([
+    ['empty.txt', 0],
+    ['file', 1],
+  ])
+})
+
+test('a field that is given twice is refused, since which one was meant is anybody’s guess', async () => {
+  const { port } = await serveUpload()
+  const field = (value: string) => `--x\r\ncontent-disposition: form-data; name="messageId"\r\n\r\n${value}\r\n`
+  const received = await raw(port, `${field('a')}${field('b')}--x--\r\n`)
+  expect(received).toMatch(/^HTTP\/1.1 400 /)
+  expect(received).toContain('messageId')
+})
+
 test('a file is handed on while it is still coming, and no faster than it is taken', async () => {
   let sent = 0
   let take = () => {}

@@ -41,7 +41,7 @@ export function isMultipart(c: Context<Env>): boolean {
 /**
  * Reads a multipart body as it comes. Each file goes to `onFile` in pieces, one file after the other in the order of
  * the body, no faster than `onFile` takes them; a file that it does not read to its end is skipped. Resolves with the
- * plain fields (the last of a name wins) when the body is complete and every `onFile` has resolved.
+ * plain fields when the body is complete and every `onFile` has resolved.
  *
  * @throws AppError 'payload_too_large' over a limit, 'invalid_request' for a broken or stalled body, 'unsupported_media_type',
  *   or what `onFile` threw. By then `onFile` has ended for every file it was given; files it has stored are the caller's
@@ -97,12 +97,20 @@ function createUpload(parser: BusboyInstance, { onFile, limits }: { onFile: OnFi
     if (failure) throw failure
   }
 
-  async function takeFile(stream: BusboyFileStream, file: IncomingFile) {
+  async function takeFile(stream: BusboyFileStream, { fileName, mediaType }: { fileName: string; mediaType: string }) {
     if (failure) return
+    const file = { name: cleanName(fileName), mediaType }
+    const bytes = readFile(stream, file.name)
     // Its own errors and those it met in the iterable both end here.
-    await onFile(file, readFile(stream, file.name)).catch(fail)
+    await (fileName ? onFile(file, bytes) : takeUnnamed(file, bytes)).catch(fail)
     open.delete(stream)
     stream.resume()
+  }
+
+  /** A web form sends its file field also when nothing was chosen: without a name and without a byte. */
+  async function takeUnnamed(file: IncomingFile, bytes: AsyncGenerator<Buffer>) {
+    const first = await bytes.next()
+    if (!first.done) await onFile(file, startWith(first.value, bytes))
   }
 
   parser.on('file', (_field, stream, fileName, _encoding, mediaType) => {
@@ -110,11 +118,12 @@ function createUpload(parser: BusboyInstance, { onFile, limits }: { onFile: OnFi
     open.add(stream)
     stream.on('error', (error) => fail(failure ?? malformed(error)))
     stream.on('limit', () => fail(fileTooLarge(fileName, limits)))
-    files = files.then(() => takeFile(stream, { name: cleanName(fileName), mediaType }))
+    files = files.then(() => takeFile(stream, { fileName, mediaType }))
   })
   parser.on('field', (name, value, _nameCut, isCut) => {
     if (isCut)
       fail(new AppError('payload_too_large', `Field ${name.slice(0, 100)} is larger than ${FIELD_BYTES_MAX} bytes`))
+    if (name in fields) fail(new AppError('invalid_request', `${name.slice(0, 100)}: is given twice`))
     fields[name] = value
   })
   parser.on('filesLimit', () => fail(new AppError('payload_too_large', `More than ${limits.filesMax} files`)))
@@ -162,6 +171,11 @@ function feed(
     clearTimeout(timer)
     source.off('data', onData).off('close', onClose).unpipe(parser)
   }
+}
+
+async function* startWith(first: Buffer, rest: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  yield first
+  yield* rest
 }
 
 function createParser(contentType: string, limits: MultipartLimits): BusboyInstance {
