@@ -108,7 +108,7 @@ const Env = z.object({
   OPENAI_BASE_URL: baseUrl('https://api.openai.com/v1'),
   /** Key of the server below, where it wants one. */
   OPENAI_COMPATIBLE_API_KEY: z.string().optional(),
-  /** Any server that speaks OpenAI's chat completions. */
+  /** Any server that speaks OpenAI's chat completions; name its model in `DEFAULT_MODEL` or in an agent. */
   OPENAI_COMPATIBLE_BASE_URL: httpUrl.transform((url) => url.replace(/\/+$/, '')).optional(),
   /** Key of Google's Gemini API. Wins over the two names below. */
   GOOGLE_GENERATIVE_AI_API_KEY: z.string().optional(),

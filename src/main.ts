@@ -14,7 +14,8 @@ const USAGE = `usage: lobu [command]
 `
 
 async function main(): Promise<number> {
-  const [command = 'serve', ...rest] = process.argv.slice(2)
+  const [asked = 'serve', ...rest] = process.argv.slice(2)
+  const command = ['--version', '-v'].includes(asked) ? 'version' : asked
   if (['help', '--help', '-h'].includes(command)) {
     process.stdout.write(USAGE)
     return 0

@@ -152,3 +152,15 @@ test('an unknown command is answered with the ones there are', async ({ programs
   expect(code).toBe(2)
   for (const name of ['serve', 'migrate', 'bootstrap', 'version']) expect(stderr).toContain(name)
 })
+
+test.for(['version', '--version', '-v'])('%s prints the version and nothing else', async (word, { programs }) => {
+  expect(await programs.run([word], {})).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) })
+})
+
+test('a model server that nothing will use is pointed out at the start', async ({ programs }) => {
+  const env = { ...productionEnv(await programs.database()), OPENAI_COMPATIBLE_BASE_URL: 'http://127.0.0.1:9/v1' }
+  const gateway = await programs.serve(env)
+  await gateway.logged('gateway ready')
+  const warnings = gateway.lines().filter(({ level }) => level === 'warn')
+  expect(warnings.map(({ msg }) => msg).join()).toContain('DEFAULT_MODEL=openai-compatible/')
+})
