@@ -271,6 +271,32 @@ describe.skipIf(chromium === null)('in a browser', () => {
     await expect.poll(() => api.messages(), PATIENT).toMatchObject([{ content: 'one\ntwo' }])
   })
 
+  test('when a phone shows its keyboard, the end of the conversation stays in sight', async () => {
+    const { page, api } = await visit()
+    await page.setViewportSize({ width: 390, height: 844 })
+    const messageId = await ask(page, api, 'hello')
+    const finalText = `${'a paragraph\n\n'.repeat(40)}the end`
+    api.emit('complete', { messageId, finalText, status: 'completed' })
+    const isEndInSight = () =>
+      page.evaluate(
+        '((log) => log.scrollHeight - log.scrollTop - log.clientHeight < 2)(document.getElementById("log"))',
+      )
+    await page.getByText('the end').waitFor()
+    await expect.poll(isEndInSight, PATIENT).toBe(true)
+    const tall = await page.locator('#log').boundingBox()
+    await page.setViewportSize({ width: 390, height: 500 })
+    await expect
+      .poll(async () => (await page.locator('#log').boundingBox())!.height, PATIENT)
+      .toBeLessThan(tall!.height)
+    await expect.poll(isEndInSight, PATIENT).toBe(true)
+
+    // Who has scrolled back to read is left alone.
+    await page.evaluate('document.getElementById("log").scrollTop = 0')
+    await page.setViewportSize({ width: 390, height: 844 })
+    await expect.poll(async () => (await page.locator('#log').boundingBox())!.height, PATIENT).toBe(tall!.height)
+    expect(await page.evaluate('document.getElementById("log").scrollTop')).toBe(0)
+  })
+
   test('the API reference is drawn under the same policy', async () => {
     const { page, url } = await visit()
     await page.goto(`${url}/lobu/api/docs`)
