@@ -104,7 +104,7 @@ const list = createRoute({
   security: BEARER,
   responses: {
     200: { description: 'Agents', content: { 'application/json': { schema: AgentList } } },
-    ...errors('unauthenticated', 'forbidden'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden'),
   },
 })
 

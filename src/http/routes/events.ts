@@ -14,11 +14,30 @@ import { ConversationId } from './conversations.ts'
 
 const Position = z.string().max(32).optional()
 
+const DESCRIPTION = `Each event is \`id: <n>\`, \`event: <name>\`, \`data: <one-line JSON>\`. Numbers are consecutive within a
+conversation; \`connected\`, \`ping\`, \`reset\` and \`closed\` have none. A client that comes back sends the last number it has
+seen, on any replica, and gets each later event once. Without a position the stream starts with the turn that is unfinished.
+
+| event | data |
+| --- | --- |
+| \`connected\` | \`{agentId, conversationId, timestamp}\` |
+| \`ping\` | \`{timestamp}\` |
+| \`output\` | \`{type: "delta", content, timestamp, messageId}\` |
+| \`status\` | \`{type: "status", status: {elapsedSeconds, state}, messageId, timestamp}\` |
+| \`tool-use\` | \`{name, phase: "start" or "end", summary, messageId, timestamp}\` |
+| \`error\` | \`{type: "error", error, code, messageId, timestamp}\`, then \`complete\` for the same message |
+| \`complete\` | \`{type: "complete", messageId, processedMessageIds, finalText, usage, status, timestamp}\`, once for each message; \`status\` is completed, failed or cancelled |
+| \`reset\` | \`{oldest, snapshot}\` when the position is no longer kept: the snapshot replaces what the client has shown |
+| \`closed\` | \`{reason}\`; do not come back |
+
+Other events may be added; leave out what you do not know.`
+
 const events = createRoute({
   method: 'get',
   path: '/api/v1/agents/{id}/events',
   tags: ['Messages'],
   summary: 'Follow a conversation by server-sent events; resumes behind Last-Event-ID on any replica',
+  description: DESCRIPTION,
   request: {
     params: ConversationId,
     headers: z.object({ 'last-event-id': Position }),
