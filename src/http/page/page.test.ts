@@ -198,6 +198,22 @@ describe.skipIf(chromium === null)('in a browser', () => {
     expect(api.calls.filter(({ path }) => path === '/api/v1/agents').map(({ body }) => body.thread)).toHaveLength(2)
   })
 
+  test('after a reload it still says which turns were stopped and which failed, and why', async () => {
+    const { page, api } = await visit()
+    const stopped = await ask(page, api, 'stop me')
+    api.emit('complete', { messageId: stopped, finalText: 'Once upon', status: 'cancelled' })
+    await answers(page).getByText('Stopped').waitFor()
+    const failed = await ask(page, api, 'fail')
+    api.emit('error', { messageId: failed, error: 'The model cannot be reached', code: 'model_unavailable' })
+    api.emit('complete', { messageId: failed, finalText: '', status: 'failed' })
+    await answers(page).getByText('The model cannot be reached').waitFor()
+    const shown = () => page.getByRole('article').allTextContents()
+    const before = await shown()
+    expect(before).toEqual(['stop me', 'Once uponStopped', 'fail', 'The model cannot be reached'])
+    await page.reload()
+    await expect.poll(shown, PATIENT).toEqual(before)
+  })
+
   // The page reads the history only once its stream is connected; the other way round this answer would be in neither.
   test('an answer that ends while the page is being reloaded is not missed', async () => {
     const { page, api } = await visit()

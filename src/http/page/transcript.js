@@ -132,6 +132,15 @@ export function createTranscript({ log, welcome, onChange }) {
       node.querySelector('.text').append(renderMarkdown(text))
       add(node)
     },
+    /** How a turn of the past ended that has no whole answer: below what there is of one. */
+    addEnd({ status, error }) {
+      const last = log.lastElementChild
+      const node = last?.matches('.agent.told') ? last : createTurn('agent told', 'Agent')
+      const line = element('p', status === 'cancelled' ? 'Stopped' : (error?.message ?? 'This turn failed'))
+      line.className = status === 'cancelled' ? 'state' : 'fault'
+      node.append(line)
+      add(node)
+    },
     answerTo,
     /** Applies one event of the stream that speaks of a message. Unknown events change nothing. */
     apply(name, data) {
