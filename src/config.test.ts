@@ -33,6 +33,12 @@ describe('defaults', () => {
     expect(faultsOf({ STREAM_PING_SECONDS: '31' })).toEqual([expect.stringMatching(/^STREAM_PING_SECONDS: /)])
   })
 
+  test('a transaction that stands still is ended well before a lease that waits for its locks lapses', () => {
+    expect(parseConfig({}).db.transactionIdleMsMax).toBe(5_000)
+    expect(parseConfig({ RUN_LEASE_SECONDS: '600' }).db.transactionIdleMsMax).toBe(5_000)
+    expect(parseConfig({ RUN_LEASE_SECONDS: '3' }).db.transactionIdleMsMax).toBe(1_500)
+  })
+
   test('in production the gateway listens on all addresses, unless told where', () => {
     expect(parseConfig(PRODUCTION).http.host).toBe('0.0.0.0')
     expect(parseConfig({ ...PRODUCTION, HOST: '10.0.0.1' }).http.host).toBe('10.0.0.1')

@@ -132,11 +132,14 @@ describe('a Postgres server', () => {
     const { sql } = await world.replica()
     const [settings] = await sql`
       select current_setting('statement_timeout') as statement, current_setting('application_name') as name,
-             current_setting('idle_in_transaction_session_timeout') as idle`
-    expect(settings).toEqual({ statement: '30s', idle: '30s', name: 'lobu' })
+             current_setting('idle_in_transaction_session_timeout') as idle, current_setting('jit') as jit`
+    expect(settings).toEqual({ statement: '30s', idle: '5s', jit: 'off', name: 'lobu' })
     const dedicated = await (await world.replica()).dedicated()
     world.defer(dedicated.end)
-    expect(await dedicated.sql`select current_setting('statement_timeout') as statement`).toEqual([{ statement: '0' }])
+    const [own] = await dedicated.sql`
+      select current_setting('statement_timeout') as statement,
+             current_setting('idle_in_transaction_session_timeout') as idle`
+    expect(own).toEqual({ statement: '0', idle: '1min' })
   })
 
   test('that goes away is noticed at once: callers are refused fast until it is back', async ({ world, database }) => {

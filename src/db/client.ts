@@ -4,8 +4,10 @@ import { errorLine } from '../lib/errors.ts'
 import {
   createEmbeddedEndpoint,
   createPostgresEndpoint,
+  DEDICATED_BOUNDS,
   type Endpoint,
   PLAIN_SETTINGS,
+  poolBounds,
   STATEMENT_MS_MAX,
 } from './driver.ts'
 import type { Sql } from './driver-query.ts'
@@ -30,6 +32,7 @@ const WATCH_MS = 1_000
 /** At least so long between two replacements of the pool; the old one has ended by then. */
 const REPLACE_MS_MIN = 10_000
 const DRAIN_SECONDS = 5
+const TRANSACTION_IDLE_MS_MAX = 5_000
 const DESCRIBE_MS = 60_000
 
 export interface DatabaseOptions {
@@ -38,6 +41,8 @@ export interface DatabaseOptions {
   /** `DATABASE_DIRECT_URL`: for LISTEN and migrations when `url` is a transaction pooler. */
   directUrl?: string | undefined
   poolMax: number
+  /** A transaction that does nothing for so long is ended by the server, and its connection with it. */
+  transactionIdleMsMax?: number
   /** Folder of the embedded database; null keeps it in memory. */
   dataDir: string | null
   /** Speeds up the first start of the embedded database. */
@@ -103,7 +108,8 @@ async function openPostgres(options: DatabaseOptions, url: string): Promise<Data
   const { log } = options
   const target = parseDatabaseUrl(url)
   const endpoint = await createPostgresEndpoint(target)
-  const found = await explained(probeEndpoint(endpoint))
+  const bounds = poolBounds(options.transactionIdleMsMax ?? TRANSACTION_IDLE_MS_MAX)
+  const found = await explained(probeEndpoint(endpoint, bounds))
   if (target.saysPooler && found.mode !== 'none') found.mode = 'transaction'
   const direct = options.directUrl === undefined ? undefined : parseDatabaseUrl(options.directUrl)
   const directEndpoint = direct === undefined ? endpoint : await createPostgresEndpoint(direct)
@@ -120,7 +126,7 @@ async function openPostgres(options: DatabaseOptions, url: string): Promise<Data
     canListen,
     poolMax: options.poolMax,
     log,
-    findDirect: async () => (direct === undefined ? found : explained(probeEndpoint(directEndpoint))),
+    findDirect: () => explained(probeEndpoint(directEndpoint, DEDICATED_BOUNDS)),
     failed: new Promise(() => {}),
     stop: async () => {},
   })
@@ -134,7 +140,7 @@ async function openEmbedded(options: DatabaseOptions): Promise<Database> {
     (await startEmbeddedDatabase({ dataDir, log, ...(templateFile === undefined ? {} : { templateFile }) }))
   const endpoint = createEmbeddedEndpoint(engine)
   // One session serves all: a setting of one connection would be everybody's, so there are none.
-  const found: Findings = { mode: 'none', settings: {} }
+  const found: Findings = { mode: 'none', settings: {}, unsure: {} }
   return assemble({
     kind: 'embedded',
     endpoint,
@@ -168,7 +174,10 @@ function assemble(parts: Parts): Database {
   const connect = (onLost: () => void) => endpoint.connect({ max: poolMax, settings: found.settings, prepare, onLost })
   const pool = createReplaceablePool({ connect, log, onReplaced: (error) => failUnsent(error) })
   const gate = createGate({ log }, { places: poolMax, probe: () => pool.current().unsafe('select 1').then() })
-  const { sql, oldestMs, failUnsent } = guardSql({ current: pool.current, gate }, { onError: pool.onError })
+  const { sql, oldestMs, failUnsent } = guardSql(
+    { current: pool.current, gate },
+    { onError: pool.onError, transactionSettings: found.unsure },
+  )
   const listener = parts.canListen
     ? createListener(
         { log },
@@ -262,13 +271,11 @@ function createOrm(sql: Sql): Orm {
   return drizzle({ client: client as unknown as Sql })
 }
 
-function openDedicated(endpoint: Endpoint, { mode, settings }: Findings, log: Logger): Dedicated {
+function openDedicated(endpoint: Endpoint, { mode, settings, unsure }: Findings, log: Logger): Dedicated {
   const session = mode !== 'transaction'
-  // Also undoes a timeout that the server gives this user.
-  const own = 'statement_timeout' in settings ? { ...PLAIN_SETTINGS, statement_timeout: '0' } : settings
-  const client = endpoint.connect({ max: 1, settings: own, prepare: false })
+  const client = endpoint.connect({ max: 1, settings, prepare: false })
   const gate = createGate({ log }, { places: 1, probe: () => client.unsafe('select 1').then() })
-  const { sql } = guardSql({ current: () => client, gate })
+  const { sql } = guardSql({ current: () => client, gate }, { transactionSettings: unsure })
   return {
     sql,
     session,

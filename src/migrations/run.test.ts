@@ -168,6 +168,17 @@ describe('migrate on a server', () => {
     await holding
   })
 
+  test('a file may take its time, whatever bounds the URL or the server puts on statements', async ({
+    world,
+    empty,
+  }) => {
+    const files = await folder(world, { '0_slow': `${FIRST}\n--> statement-breakpoint\nselect pg_sleep(0.3)` })
+    const url = `${empty.url!}?statement_timeout=100`
+    const database = await openDatabase({ url, poolMax: 1, dataDir: null, log: world.log })
+    world.defer(database.close)
+    expect(await migrate({ database, log: world.log }, files)).toEqual({ applied: ['0_slow'] })
+  })
+
   test('an invalid index of an earlier try is built again and not taken for done', async ({ world, empty }) => {
     const database = await opened(world, empty)
     const files = await folder(world, { '0_first': `${FIRST} insert into first values (2)` })

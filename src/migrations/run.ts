@@ -12,6 +12,8 @@ const LOCK_POLL_MS = 100
 /** A statement that waits for a table lock makes everybody behind it wait too, so it gives way soon and tries again. */
 const LOCK_TIMEOUT_MS = 10_000
 const LOCK_RETRIES = 3
+/** A process that is frozen in the middle of a file keeps its locks no longer than this. */
+const IDLE_MS_MAX = 60_000
 
 export interface MigrateOptions {
   /** Folder with the `.sql` files and `meta/_journal.json`. */
@@ -151,7 +153,10 @@ async function applyIn(tx: Tx, run: Run, migration: Migration, lockTimeoutMs: nu
   const [row] = await tx<{ locked: boolean }[]>`select pg_try_advisory_xact_lock(${LOCK_KEY}) as locked`
   if (!row!.locked) return 'busy'
   if (!(await isPending(tx, run, migration))) return 'not needed'
-  await tx`select set_config('lock_timeout', ${String(lockTimeoutMs)}, true)`
+  // The other two may be bounded by the server, the URL or a pooler: a file may take its time.
+  await tx`
+    select set_config('lock_timeout', ${String(lockTimeoutMs)}, true), set_config('statement_timeout', '0', true),
+      set_config('idle_in_transaction_session_timeout', ${String(IDLE_MS_MAX)}, true)`
   await runStatements(tx, migration)
   await record(tx, migration)
   return 'applied'
