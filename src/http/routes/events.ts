@@ -2,6 +2,7 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Sql } from '../../db/client.ts'
 import { followConversation } from '../../domain/conversations/follow.ts'
+import { getConversation } from '../../domain/conversations/get.ts'
 import type { SseManager } from '../../sse/manager.ts'
 import type { Presence } from '../../sse/presence.ts'
 import { actorOf } from '../actor.ts'
@@ -41,6 +42,11 @@ export function eventRoutes(deps: EventRouteDeps): Router {
   return createRouter().openapi(events, async (c) => {
     const conversationId = c.req.valid('param').id
     const lastEventId = c.req.valid('header')['last-event-id'] ?? c.req.valid('query').lastEventId
+    if (c.req.method === 'HEAD') {
+      // A stream writes past Node's response, and so into the answer to the next request on this connection.
+      await getConversation(deps.sql, { actor: actorOf(c), conversationId })
+      return c.body(null, 200, { 'content-type': 'text/event-stream; charset=utf-8' }) as never
+    }
     deps.sse.admit()
     const following = await followConversation(deps.sql, {
       actor: actorOf(c),
