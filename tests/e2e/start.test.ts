@@ -152,3 +152,29 @@ test('an unknown command is answered with the ones there are', async ({ programs
   expect(code).toBe(2)
   for (const name of ['serve', 'migrate', 'bootstrap', 'version']) expect(stderr).toContain(name)
 })
+
+test('SIGTERM is obeyed while another process migrates, however long that takes', async ({ programs }) => {
+  const url = await programs.database({ empty: true })
+  const database = await openDatabase({
+    url,
+    poolMax: 1,
+    dataDir: null,
+    log: createLogger({ level: 'silent', pretty: false }),
+  })
+  const other = await database.dedicated()
+  // The lock of `migrate`.
+  await other.sql`select pg_advisory_lock(7262027001)`
+  const program = await programs.start(['serve'], { ...productionEnv(url), PORT: '0', LOG_PRETTY: '0' })
+  await until(
+    async () =>
+      (
+        await database.sql`select 1 from pg_stat_activity where query like '%pg_try_advisory_lock%' and pid <> pg_backend_pid()`
+      ).length > 0,
+    'it waits for the lock',
+  )
+  program.signal('SIGTERM')
+  // An end by the signal itself would do anywhere but in a container, where this is process 1.
+  expect(await program.exited).toEqual({ code: 0, signal: null })
+  await other.end()
+  await database.close()
+})
