@@ -39,6 +39,17 @@ describe('defaults', () => {
     expect(parseConfig({ RUN_LEASE_SECONDS: '3' }).db.transactionIdleMsMax).toBe(1_500)
   })
 
+  test('white space around a value, as the end of a file leaves it in a secret, is no part of it', () => {
+    const config = parseConfig({
+      ...PRODUCTION,
+      DATABASE_URL: `${PRODUCTION.DATABASE_URL}\n`,
+      OPENAI_API_KEY: ' k\r\n',
+    })
+    expect(config.db.url).toBe(PRODUCTION.DATABASE_URL)
+    expect(config.models.providers.openai.apiKey).toBe('k')
+    expect(faultsOf({ ...PRODUCTION, JWT_SECRET: `${SECRET.slice(0, 20)}${' '.repeat(20)}` })).toHaveLength(1)
+  })
+
   test('in production the gateway listens on all addresses, unless told where', () => {
     expect(parseConfig(PRODUCTION).http.host).toBe('0.0.0.0')
     expect(parseConfig({ ...PRODUCTION, HOST: '10.0.0.1' }).http.host).toBe('10.0.0.1')

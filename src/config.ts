@@ -221,11 +221,13 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
   }
 }
 
-/** `PORT=` in a chart or an .env file means "not set", not the empty string; a blank would be read as the number 0. */
+/**
+ * `PORT=` in a chart or an .env file means "not set", not the empty string; a blank would be read as the number 0. The
+ * line end that a file leaves in a mounted secret would make another database name or an invalid header of it.
+ */
 function dropEmpty(env: Record<string, string | undefined>): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(env).filter((entry): entry is [string, string] => (entry[1] ?? '').trim() !== ''),
-  )
+  const trimmed = Object.entries(env).map(([name, value = '']) => [name, value.trim()] as const)
+  return Object.fromEntries(trimmed.filter(([, value]) => value !== ''))
 }
 
 /**

@@ -64,6 +64,12 @@ export function explainConnectError(error: unknown): string | undefined {
   const cause = error instanceof AppError && error.cause !== undefined ? error.cause : error
   const code = codeOf(cause)
   const where = addressOf(cause)
+  if (code === '28000' && /no encryption|SSL off/.test((cause as Error).message)) {
+    return 'The database takes encrypted connections only: add ?sslmode=require to DATABASE_URL.'
+  }
+  if (code === '28000' && (cause as Error).message.includes('pg_hba.conf')) {
+    return 'The database lets nobody in from here with this user and database: check DATABASE_URL, and its pg_hba.conf.'
+  }
   if (code === '28P01' || code === '28000') {
     return 'The database refused the user name or password: check them in DATABASE_URL (special characters must be percent-encoded).'
   }
