@@ -126,7 +126,7 @@ describe('numbers', () => {
 
 describe('words and URLs', () => {
   test.each([
-    ['NODE_ENV', ['development', 'test'], ['prod', 'Production', 'development ']],
+    ['NODE_ENV', ['development', 'test'], ['prod', 'Production', 'develop ment']],
     ['LOG_LEVEL', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], ['verbose', 'INFO']],
     ['LOG_PRETTY', ['1', 'true', 'yes', 'on', '0', 'false', 'no', 'off'], ['2', 'maybe']],
     ['DEFAULT_MODEL', ['demo/demo', 'openai/gpt-5-mini', 'openai-compatible/a/b'], ['gpt-5', 'mistral/x', 'openai/']],
