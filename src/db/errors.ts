@@ -5,7 +5,9 @@ const SOCKET_CODE =
   /^(CONNECTION_(CLOSED|DESTROYED|ENDED)|CONNECT_TIMEOUT|E[A-Z0-9]+|EAI_AGAIN|ERR_(STREAM|SOCKET|SSL|TLS)_\w+)$/
 
 /** SQLSTATEs with which a server or a pooler turns a connection away, or takes it back. */
-const SERVER_CODES = new Set(['57P01', '57P02', '57P03', '53300', '25006', '28000', '28P01', '3D000'])
+const SERVER_CODES = new Set([
+  ...['57P01', '57P02', '57P03', '57P05', '25P03', '53300', '25006', '28000', '28P01', '3D000'],
+])
 
 /** Of the codes above, those that are met while connecting: nobody else will be let in either. */
 const CONNECT_CODES = new Set([

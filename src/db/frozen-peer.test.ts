@@ -31,8 +31,8 @@ test('a process that freezes in a transaction does not keep others from its rows
 
   await other.sql`update organizations set name = 'other' where id = ${id}`
 
-  proxy.reset()
   proxy.thaw()
+  proxy.reset()
   thawed.resolve()
   await outcome
   expect(await other.sql`select name from organizations where id = ${id}`).toEqual([{ name: 'other' }])
