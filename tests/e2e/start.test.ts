@@ -8,6 +8,7 @@ import { MIGRATIONS } from '../support/database.ts'
 import { followEvents } from '../support/follower.ts'
 import { until } from '../support/gateway.ts'
 import { productionEnv, test } from '../support/programs.ts'
+import { startTcpProxy } from '../support/tcp-proxy.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('the programs share it')
@@ -177,4 +178,18 @@ test('SIGTERM is obeyed while another process migrates, however long that takes'
   expect(await program.exited).toEqual({ code: 0, signal: null })
   await other.end()
   await database.close()
+})
+
+test('a replica that waits for its schema outlives an outage of the database', async ({ programs }) => {
+  const url = await programs.database({ empty: true })
+  const proxy = await startTcpProxy(url)
+  const gateway = await programs.serve({ ...productionEnv(proxy.url), SKIP_MIGRATIONS: '1' })
+  await gateway.logged('the database schema is behind this release: run "lobu migrate"')
+  await proxy.close()
+  await gateway.logged('the database went away before its schema was current')
+  const back = await startTcpProxy(url, { port: Number(new URL(proxy.url).port) })
+  expect((await programs.run(['migrate'], productionEnv(url))).code).toBe(0)
+  await gateway.ready()
+  await gateway.destroy()
+  await back.close()
 })
