@@ -200,6 +200,27 @@ describe('migrate on a server', () => {
     ])
   })
 
+  test('an index built beside the traffic does not wait for a forgotten transaction for ever', async ({
+    world,
+    empty,
+  }) => {
+    const database = await opened(world, empty)
+    const files = await folder(world, { '0_first': FIRST })
+    await migrate({ database, log: world.log }, files)
+    const index = `-- lobu:no-transaction\ncreate index concurrently if not exists first_id_idx on first (id)`
+    const more = await folder(world, { '0_first': FIRST, '1_index': index })
+    const forgotten = await database.dedicated()
+    await forgotten.sql.unsafe('begin; insert into first values (7)')
+
+    const running = migrate({ database, log: world.log }, { ...more, lockWaitMs: 200 })
+    await expect(running).rejects.toThrow(/1_index.*pg_stat_activity/s)
+    await forgotten.end()
+    expect(await migrate({ database, log: world.log }, more)).toEqual({ applied: ['1_index'] })
+    const [found] =
+      await database.sql`select indisvalid as valid from pg_index where indexrelid = 'first_id_idx'::regclass`
+    expect(found).toEqual({ valid: true })
+  })
+
   test('is not stopped for good by a run that was killed', async ({ world, empty }) => {
     const database = await opened(world, empty)
     const other = await opened(world, empty)

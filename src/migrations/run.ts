@@ -51,7 +51,8 @@ export async function migrate(
     const { pending, unknown } = compare(migrations, await readApplied(connection.sql))
     if (unknown > 0) log.warn({ unknown }, 'the database was migrated by a newer release; carrying on')
     if (pending.length === 0) return { applied: [] }
-    const run: Run = { connection, log, migrations, deadline: performance.now() + (options.lockWaitMs ?? LOCK_WAIT_MS) }
+    const lockWaitMs = options.lockWaitMs ?? LOCK_WAIT_MS
+    const run: Run = { connection, log, migrations, lockWaitMs, deadline: performance.now() + lockWaitMs }
     return { applied: await withRunLock(run, () => applyPending(run, options.lockTimeoutMs ?? LOCK_TIMEOUT_MS)) }
   } finally {
     await connection.end()
@@ -75,6 +76,7 @@ interface Run {
   connection: Dedicated
   log: Logger
   migrations: Migration[]
+  lockWaitMs: number
   /** By `performance.now()`: when to stop waiting for another process. */
   deadline: number
 }
@@ -200,6 +202,8 @@ async function applyWithoutTransaction(run: Run, migration: Migration): Promise<
   if (!session) {
     throw new Error(`Migration ${migration.name} cannot run through a transaction pooler: set DATABASE_DIRECT_URL.`)
   }
+  // Such statements wait for every transaction that is older than they are, and hold up nobody meanwhile.
+  await sql`select set_config('lock_timeout', ${String(run.lockWaitMs)}, false)`
   for (const name of await invalidIndexes(sql, migration))
     await sql.unsafe(`drop index concurrently if exists "${name}"`)
   await runStatements(sql, migration)
