@@ -148,11 +148,14 @@ test('a port that is taken is named in one sentence, and nothing stays behind', 
   await new Promise((resolve) => other.close(resolve))
 })
 
-test('an unknown command is answered with the ones there are', async ({ programs }) => {
-  const { code, stderr } = await programs.run(['sevre'], {})
-  expect(code).toBe(2)
-  for (const name of ['serve', 'migrate', 'bootstrap', 'version']) expect(stderr).toContain(name)
-})
+test.for(['sevre', 'constructor'])(
+  'an unknown command (%s) is answered with the ones there are',
+  async (name, { programs }) => {
+    const { code, stderr } = await programs.run([name], {})
+    expect(code).toBe(2)
+    for (const known of ['serve', 'migrate', 'bootstrap', 'version']) expect(stderr).toContain(known)
+  },
+)
 
 test('SIGTERM is obeyed while another process migrates, however long that takes', async ({ programs }) => {
   const url = await programs.database({ empty: true })
