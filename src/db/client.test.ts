@@ -128,6 +128,16 @@ describe('a Postgres server', () => {
     },
   )
 
+  test('that DATABASE_DIRECT_URL names wrongly is not blamed on DATABASE_URL', async ({ world, database }) => {
+    const options = { url: database.url!, poolMax: 1, dataDir: null, log: world.log }
+    await expect(openDatabase({ ...options, directUrl: 'postgres://u@h:x/' })).rejects.toThrow(/^DATABASE_DIRECT_URL /)
+    const away = new URL(database.url!)
+    away.port = '1'
+    const db = await openDatabase({ ...options, directUrl: away.href })
+    world.defer(db.close)
+    await expect(db.dedicated()).rejects.toThrow('check host and port in DATABASE_DIRECT_URL')
+  })
+
   test('ends a statement that runs for too long, and an idle transaction', async ({ world }) => {
     const { sql } = await world.replica()
     const [settings] = await sql`

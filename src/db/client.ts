@@ -34,6 +34,8 @@ const REPLACE_MS_MIN = 10_000
 const DRAIN_SECONDS = 5
 const TRANSACTION_IDLE_MS_MAX = 5_000
 const DESCRIBE_MS = 60_000
+const MAIN = 'DATABASE_URL'
+const DIRECT = 'DATABASE_DIRECT_URL'
 
 export interface DatabaseOptions {
   /** `DATABASE_URL`. Absent: the embedded database. */
@@ -111,8 +113,9 @@ async function openPostgres(options: DatabaseOptions, url: string): Promise<Data
   const bounds = poolBounds(options.transactionIdleMsMax ?? TRANSACTION_IDLE_MS_MAX)
   const found = await explained(probeEndpoint(endpoint, bounds))
   if (target.saysPooler && found.mode !== 'none') found.mode = 'transaction'
-  const direct = options.directUrl === undefined ? undefined : parseDatabaseUrl(options.directUrl)
-  const directEndpoint = direct === undefined ? endpoint : await createPostgresEndpoint(direct)
+  const { directUrl } = options
+  const direct = directUrl === undefined ? undefined : await named(DIRECT, async () => parseDatabaseUrl(directUrl))
+  const directEndpoint = direct === undefined ? endpoint : await named(DIRECT, () => createPostgresEndpoint(direct))
   const ignored = [...target.ignored, ...(direct?.ignored ?? [])]
   if (ignored.length > 0) log.warn({ parameters: ignored }, 'the database URL has parameters without meaning here')
   const canListen = found.mode !== 'transaction' || direct !== undefined
@@ -126,7 +129,7 @@ async function openPostgres(options: DatabaseOptions, url: string): Promise<Data
     canListen,
     poolMax: options.poolMax,
     log,
-    findDirect: () => explained(probeEndpoint(directEndpoint, DEDICATED_BOUNDS)),
+    findDirect: () => named(direct ? DIRECT : MAIN, () => explained(probeEndpoint(directEndpoint, DEDICATED_BOUNDS))),
     failed: new Promise(() => {}),
     stop: async () => {},
   })
@@ -291,6 +294,16 @@ async function describe(sql: Sql, poolMode: PoolMode): Promise<Description> {
     select current_setting('server_version') as version,
            (select extversion from pg_extension where extname = 'vector') as vector`
   return { version: row!.version.split(' ')[0]!, pooler: poolMode !== 'none', poolMode, vector: row!.vector }
+}
+
+/** Errors speak of `DATABASE_URL`; here they may be about another one. */
+async function named<T>(variable: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    if (variable === MAIN || !(error instanceof Error)) throw error
+    throw new Error(error.message.replaceAll(MAIN, variable), { cause: error })
+  }
 }
 
 async function explained<T>(work: Promise<T>): Promise<T> {
