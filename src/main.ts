@@ -28,7 +28,7 @@ async function main(): Promise<number> {
   }
   const { parseConfig } = await import('./config.ts')
   const { commands } = await import('./commands/index.ts')
-  const run = commands[command]
+  const run = Object.hasOwn(commands, command) ? commands[command] : undefined
   if (!run || rest.length > 0) {
     process.stderr.write(USAGE)
     return 2

@@ -16,10 +16,15 @@ export async function serve(config: Config): Promise<number> {
   const secrets = completeSecrets(config)
   warnAboutPublicUrl(config, log)
   warnAboutUnusedModels(config, log)
-  const db = await openGatewayDatabase(config, log)
-  if (!config.db.skipMigrations) await migrateDatabase(db, log)
-  const gateway = createGateway({ config, db, log }, secrets)
+  // From the first moment on: without a handler the first process of a container does not even see the signal.
   const asked = untilAskedToStop(config, log)
+  const db = await Promise.race([openWithSchema(config, log), asked])
+  if (!db) {
+    // What was begun is given up half-way, as by kill -9, which both databases stand.
+    log.info('stopped')
+    return 0
+  }
+  const gateway = createGateway({ config, db, log }, secrets)
   try {
     const port = await gateway.listen()
     log.info({ port }, 'listening')
@@ -36,6 +41,13 @@ export async function serve(config: Config): Promise<number> {
   await stopWithin(gateway, config)
   log.info('stopped')
   return 0
+}
+
+/** May take minutes: another process may be migrating. */
+async function openWithSchema(config: Config, log: Logger): Promise<Database> {
+  const db = await openGatewayDatabase(config, log)
+  if (!config.db.skipMigrations) await migrateDatabase(db, log)
+  return db
 }
 
 async function stopWithin(gateway: { stop(): Promise<void> }, config: Config) {

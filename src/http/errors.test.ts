@@ -112,6 +112,17 @@ test.each(['CONNECT_TIMEOUT', 'ECONNREFUSED', 'CONNECTION_CLOSED', '57P01', '57P
   },
 )
 
+test.each(['57014', '25P03', '40P01', '40001'])(
+  'what the database gave up so that others go on (%s) is 503: to try again helps',
+  async (code) => {
+    const { url, lines } = await serve(throwing(Object.assign(new Error('canceling statement'), { code })))
+    const refused = await answer(`${url}/api/v1/throw`)
+    expect(refused).toMatchObject({ status: 503, body: { code: 'database_unavailable' } })
+    expect(refused.headers.get('retry-after')).toBe('1')
+    expect(lines.filter(({ level }) => level === 'warn')).toMatchObject([{ err: expect.stringContaining(code) }])
+  },
+)
+
 test('a refused connection to somewhere else is not blamed on the database', async () => {
   const cause = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })
   const { url } = await serve(throwing(new TypeError('fetch failed', { cause })))

@@ -147,6 +147,8 @@ const UNAVAILABLE = new Set([
   ...['ECONNREFUSED', 'ECONNRESET', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN', 'EPIPE', 'ETIMEDOUT'],
   // Shutdown, crash, starting up, too many connections, a standby that has just lost its primary's role.
   ...['57P01', '57P02', '57P03', '53300', '25006'],
+  // Given up so that others go on: too long a statement or a pause in a transaction, a deadlock. Nothing was changed.
+  ...['57014', '25P03', '40P01', '40001'],
 ])
 
 /** Looks at the error and, where drizzle wrapped it, at its cause; not deeper, since a model's refusal is not the database's. */

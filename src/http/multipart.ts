@@ -12,9 +12,17 @@ export interface MultipartLimits {
   fileBytesMax: number
   /** Of all files together. */
   totalBytesMax: number
+  /** Of the whole body, however steadily it comes. */
+  msMax: number
 }
 
-export const MULTIPART_LIMITS: MultipartLimits = { filesMax: 10, fileBytesMax: 50 * MB, totalBytesMax: 100 * MB }
+export const MULTIPART_LIMITS: MultipartLimits = {
+  filesMax: 10,
+  fileBytesMax: 50 * MB,
+  totalBytesMax: 100 * MB,
+  // Files that no message has named are removed after an hour.
+  msMax: 1_800_000,
+}
 const FIELDS_MAX = 50
 const FIELD_BYTES_MAX = MB
 /** For boundaries, part headers and fields, beside the files. */
@@ -58,6 +66,7 @@ export async function readMultipart(
   const upload = createUpload(parser, { onFile, limits })
   const stopFeeding = feed(bodyStream(c), parser, {
     onBytes: (bytes) => bytes > bytesMax && upload.fail(tooLarge(limits)),
+    msMax: limits.msMax,
     onBroken: upload.fail,
   })
   await upload.parsed
@@ -148,7 +157,7 @@ function createUpload(parser: BusboyInstance, { onFile, limits }: { onFile: OnFi
 function feed(
   source: Readable,
   parser: BusboyInstance,
-  on: { onBytes(total: number): void; onBroken(error: Error): void },
+  on: { onBytes(total: number): void; onBroken(error: Error): void; msMax: number },
 ): () => void {
   let bytes = 0
   const timer = setTimeout(() => {
@@ -156,6 +165,7 @@ function feed(
     if (parser.writableNeedDrain) timer.refresh()
     else on.onBroken(new AppError('invalid_request', `No byte of the body came for ${SILENCE_MS_MAX / 1000} seconds`))
   }, SILENCE_MS_MAX)
+  const end = setTimeout(() => on.onBroken(tooLong(on.msMax)), on.msMax)
   const onData = (chunk: Buffer) => {
     timer.refresh()
     bytes += chunk.length
@@ -169,6 +179,7 @@ function feed(
   source.on('data', onData).on('close', onClose).on('error', onClose).pipe(parser)
   return () => {
     clearTimeout(timer)
+    clearTimeout(end)
     source.off('data', onData).off('close', onClose).unpipe(parser)
   }
 }
@@ -198,6 +209,10 @@ function createParser(contentType: string, limits: MultipartLimits): BusboyInsta
 
 function tooLarge({ totalBytesMax }: MultipartLimits) {
   return new AppError('payload_too_large', `All files together may have ${totalBytesMax / MB} MB`)
+}
+
+function tooLong(msMax: number) {
+  return new AppError('invalid_request', `The body did not arrive within ${msMax / 60_000} minutes`)
 }
 
 function fileTooLarge(name: string, { fileBytesMax }: MultipartLimits) {

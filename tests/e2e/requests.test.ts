@@ -3,6 +3,7 @@ import { findFaults, type Seen } from '../support/checker.ts'
 import { type Answer, type Cluster, test } from '../support/cluster.ts'
 import { type Follower, followEvents, streamedText } from '../support/follower.ts'
 import { until } from '../support/gateway.ts'
+import { sendRaw } from '../support/http.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('three replicas share it')
@@ -320,4 +321,17 @@ test('agents are made, found, changed and removed, with the answers that clients
   await until(follower.isOver, 'the stream of a removed conversation is closed')
   expect((await cluster.call('POST', '/api/v1/agents', { body: { agentId: 'travel-desk' } })).status).toBe(404)
   expect((await cluster.call('DELETE', `${path}/assistant`)).status).toBe(409)
+})
+
+test('HEAD of an event stream is answered with headers alone, and its connection can be used again', async ({
+  cluster,
+}) => {
+  const { id } = await cluster.open()
+  const head = `HEAD /api/v1/agents/${id}/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${cluster.key}\r\n\r\n`
+  const get = 'GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n'
+  const received = await sendRaw(Number(new URL(cluster.replicas[0]!.url).port), head + get)
+  const [first, second, body] = received.split('\r\n\r\n')
+  expect(first).toMatch(/^HTTP\/1.1 200 OK[\s\S]*content-type: text\/event-stream/i)
+  expect(second).toMatch(/^HTTP\/1.1 200 OK/)
+  expect(body).toContain('"status":"ok"')
 })

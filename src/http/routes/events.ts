@@ -62,7 +62,7 @@ export function eventRoutes(deps: EventRouteDeps): Router {
   return createRouter().openapi(events, async (c) => {
     const conversationId = c.req.valid('param').id
     const lastEventId = c.req.valid('header')['last-event-id'] ?? c.req.valid('query').lastEventId
-    // Hono routes HEAD here too, and a stream would write its body behind an answer that may have none.
+    // Hono routes HEAD here too. A stream writes past Node's response, and so into the answer to the next request.
     if (c.req.method === 'HEAD') {
       await getConversation(deps.sql, { actor: actorOf(c), conversationId })
       return c.body(null, 200, STREAM_HEADERS) as never
