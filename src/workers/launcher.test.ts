@@ -39,7 +39,7 @@ describe('a launched process', () => {
       console.log(readFileSync('/proc/self/environ', 'utf8'), execFileSync('env').toString())`)
     const { text } = await outputOf(launcher)
     delete process.env.LOBU_CANARY
-    expect(text.split('\n')[0]).toBe('HOME LANG PATH TMPDIR TZ')
+    expect(text.split('\n')[0]).toBe('HOME LANG MALLOC_ARENA_MAX PATH TMPDIR TZ')
     expect(text).not.toContain('canary')
     await launcher.stop()
   })

@@ -151,6 +151,8 @@ function spawnWorker(host: Host, options: LauncherOptions) {
       HOME: cwd,
       TMPDIR: cwd,
       LANG: 'C.UTF-8',
+      // glibc keeps a heap for each thread; one for all saves a worker, which has one busy thread, a megabyte.
+      MALLOC_ARENA_MAX: '1',
       TZ: 'UTC',
       ...(host.cacheDir ? { NODE_COMPILE_CACHE: host.cacheDir } : {}),
     },
