@@ -81,6 +81,52 @@ describe('a launched process', () => {
     await launcher.stop()
   })
 
+  it('that finds no descriptor left says why, and does not take its parent with it', async () => {
+    const launcherUrl = JSON.stringify(join(import.meta.dirname, 'launcher.ts'))
+    const loggerUrl = JSON.stringify(join(import.meta.dirname, '../lib/logger.ts'))
+    const parent = scripts.write(
+      `
+      import { closeSync, openSync } from 'node:fs'
+      import { createLogger } from ${loggerUrl}
+      import { createProcessLauncher } from ${launcherUrl}
+      const log = createLogger({ level: 'silent', pretty: false })
+      const launcher = createProcessLauncher({ log }, { entry: import.meta.filename, args: [], memoryMb: 512, cacheDirs: [] })
+      await launcher.start()
+      const open: number[] = []
+      try { for (;;) open.push(openSync('/dev/null')) } catch {}
+      const { error } = await launcher.launch().exited
+      await new Promise(setImmediate)
+      open.forEach((fd) => closeSync(fd))
+      console.log(error)
+      await launcher.stop()`,
+      'ts',
+    )
+    const child = spawn('sh', ['-c', 'ulimit -n 100; exec "$0" "$1"', process.execPath, parent])
+    let text = ''
+    child.stdout.on('data', (data) => {
+      text += data
+    })
+    child.stderr.on('data', (data) => {
+      text += data
+    })
+    const [code] = await once(child, 'close')
+    expect({ text, code }).toMatchObject({ text: expect.stringContaining('EMFILE'), code: 0 })
+  })
+
+  it('lets go of its output although something that left its group still holds it', async () => {
+    const launcher = await launcherOf(`
+      import { spawn } from 'node:child_process'
+      const { pid } = spawn('sleep', ['1000'], { detached: true, stdio: 'inherit' })
+      console.log(pid)
+      process.exit(0)`)
+    const launched = launcher.launch()
+    const [line] = await once(launched.stdout!, 'data')
+    await launched.exited
+    process.kill(Number(line), 'SIGKILL')
+    expect([launched.stdout!.destroyed, launched.stderr!.destroyed]).toEqual([true, true])
+    await launcher.stop()
+  })
+
   it('before the start, and after the stop, is none', async () => {
     const launcher = createProcessLauncher({ log }, { entry: SOURCE_ENTRY, args: [], memoryMb: 512, cacheDirs: [] })
     expect((await launcher.launch().exited).error).toBe('the launcher is not started')

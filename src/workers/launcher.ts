@@ -165,7 +165,8 @@ function spawnWorker(host: Host, options: LauncherOptions) {
 
 function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd: string }): LaunchedProcess {
   const { pid } = child
-  const socket = (child.stdio[GATEWAY_FD] as Duplex | null) ?? undefined
+  // Without a free descriptor there are no streams at all, whatever the types say.
+  const socket = (child.stdio?.[GATEWAY_FD] as Duplex | null | undefined) ?? undefined
   const lastWords = Promise.all([closing(socket), closing(child.stderr)])
   // EPIPE and the like: the end of the process says all there is to say.
   socket?.on('error', () => {})
@@ -174,7 +175,8 @@ function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd
     writeFile(`/proc/${pid}/oom_score_adj`, OOM_SCORE).catch(() => {})
   }
   const ended = new Promise<WorkerExit>((resolve) => {
-    child.once('error', (error) => pid === undefined && resolve({ code: null, signal: null, error: error.message }))
+    // It also says of a signal that it could not be sent, and nobody must be without a listener for it.
+    child.on('error', (error) => pid === undefined && resolve({ code: null, signal: null, error: error.message }))
     child.once('exit', (code, signal) => resolve({ code, signal }))
   })
   let isGone = pid === undefined
@@ -182,7 +184,9 @@ function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd
     // What it started is in its group, and keeps the group's number from being given to others until this kill.
     if (!isGone) signalGroup(child, 'SIGKILL')
     isGone = true
-    if (!(await settlesWithin(lastWords, LAST_WORDS_MS))) socket?.destroy()
+    await settlesWithin(lastWords, LAST_WORDS_MS)
+    // Something that left the group may hold the other ends open for ever.
+    for (const stream of [socket, child.stdout, child.stderr]) stream?.destroy()
     if (pid !== undefined) host.guard.remove(pid)
     await removeFolder(cwd)
     return exit
