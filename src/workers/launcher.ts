@@ -35,7 +35,7 @@ export interface LaunchedProcess {
   readonly socket: Duplex | undefined
   readonly stdout: Readable | undefined
   readonly stderr: Readable | undefined
-  /** Resolves when the process has ended, its group is killed, and what it wrote to socket and stderr was read. */
+  /** Resolves when the process has ended, its group is killed, and what it wrote was read. */
   readonly exited: Promise<WorkerExit>
   /** Signals the process and all that it has started. Harmless when they are gone. */
   signal(signal: 'SIGTERM' | 'SIGKILL'): void
@@ -167,7 +167,7 @@ function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd
   const { pid } = child
   // Without a free descriptor there are no streams at all, whatever the types say.
   const socket = (child.stdio?.[GATEWAY_FD] as Duplex | null | undefined) ?? undefined
-  const lastWords = Promise.all([closing(socket), closing(child.stderr)])
+  const lastWords = Promise.all([socket, child.stdout, child.stderr].map(closing))
   // EPIPE and the like: the end of the process says all there is to say.
   socket?.on('error', () => {})
   if (pid !== undefined) {
