@@ -260,6 +260,22 @@ describe('the pool', () => {
     expect(rig.pids()).toHaveLength(2)
   })
 
+  it('that stops in the moment in which a turn begins starts no worker any more', async () => {
+    const scripts = createScripts()
+    const entry = scripts.write(`${SPEAKS}\n${ANSWERS_AT_ONCE}`)
+    for (let ticks = 0; ticks < 6; ticks++) {
+      const rig = await rigOf({ entry })
+      const turn = runTurn(rig)
+      for (let tick = 0; tick < ticks; tick++) await Promise.resolve()
+      const launched = rig.pids()
+      await rig.pool.stop()
+      expect(rig.pids()).toEqual(launched)
+      expect(launched.filter(isAlive)).toEqual([])
+      expect((await turn).end.error?.code).toBe('gateway_stopping')
+    }
+    scripts.remove()
+  })
+
   it('stops in order: running turns are lost, processes gone, later turns refused', async () => {
     const { model } = createFakeModel((call) => call.say('thinking'))
     const rig = await rigOf({ warm: 1, args: ['demo'], requests: { model } })

@@ -147,7 +147,7 @@ export function createWorkerPool(
       if (own) await retire(own)
       else if (workers.size >= max) await makeRoom()
       else if (await starts.take(signal)) {
-        const isNeeded = !byKey.has(key) && workers.size < max
+        const isNeeded = !isStopping && !byKey.has(key) && workers.size < max
         const worker = isNeeded ? readied(occupy(launch(key), key)) : undefined
         await worker
         starts.release()
