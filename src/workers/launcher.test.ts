@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { createProcessLauncher, type Launcher } from './launcher.ts'
 import { createScripts, isAlive, log, SOURCE_ENTRY, SPEAKS, until } from './test-rig.ts'
@@ -28,6 +28,16 @@ async function outputOf(launcher: Launcher) {
   const exit = await launched.exited
   return { text, exit }
 }
+
+it('a launcher that could not start can be stopped', async () => {
+  const { TMPDIR } = process.env
+  process.env.TMPDIR = '/nowhere'
+  const launcher = createProcessLauncher({ log }, { entry: SOURCE_ENTRY, args: [], memoryMb: 512, cacheDirs: [] })
+  await expect(launcher.start()).rejects.toThrow('ENOENT')
+  if (TMPDIR === undefined) delete process.env.TMPDIR
+  else process.env.TMPDIR = TMPDIR
+  await launcher.stop()
+})
 
 describe('a launched process', () => {
   it('finds none of our environment, in any process that is its own', async () => {
@@ -111,6 +121,16 @@ describe('a launched process', () => {
     })
     const [code] = await once(child, 'close')
     expect({ text, code }).toMatchObject({ text: expect.stringContaining('EMFILE'), code: 0 })
+  })
+
+  it('has a folder although somebody has tidied up the temporary files', async () => {
+    const launcher = await launcherOf('console.log(process.cwd())')
+    const before = (await outputOf(launcher)).text.trim()
+    rmSync(dirname(before), { recursive: true })
+    const after = (await outputOf(launcher)).text.trim()
+    expect(dirname(after)).not.toBe(dirname(before))
+    await launcher.stop()
+    expect(existsSync(dirname(after))).toBe(false)
   })
 
   it('lets go of its output although something that left its group still holds it', async () => {

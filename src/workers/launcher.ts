@@ -101,7 +101,8 @@ export function createProcessLauncher({ log }: { log: Logger }, options: Launche
       }
     },
     async stop() {
-      const stopped = await starting
+      // One that could not start has nothing to stop; whoever started it was told why.
+      const stopped = await starting?.catch(() => undefined)
       host = undefined
       await stopped?.guard.stop()
       if (stopped) await removeFolder(stopped.dir)
@@ -119,7 +120,7 @@ interface Host {
 }
 
 async function prepareHost({ log }: { log: Logger }, options: LauncherOptions): Promise<Host> {
-  const dir = mkdtempSync(join(tmpdir(), 'lobu-'))
+  const dir = makeParentFolder()
   const guard = createGuard({ log }, { dir })
   const isSource = options.entry.endsWith('.ts')
   const [hasSetpriv, cacheDir] = await Promise.all([
@@ -137,8 +138,18 @@ function probe(command: string, args: string[]): Promise<boolean> {
   })
 }
 
+function makeParentFolder(): string {
+  return mkdtempSync(join(tmpdir(), 'lobu-'))
+}
+
+/** Hosts tidy up their temporary files: a parent that is gone is made anew, under a name that nobody can have taken. */
+function makeWorkerFolder(host: Host): string {
+  if (!existsSync(host.dir)) host.dir = makeParentFolder()
+  return mkdtempSync(join(host.dir, 'w-'))
+}
+
 function spawnWorker(host: Host, options: LauncherOptions) {
-  const cwd = mkdtempSync(join(host.dir, 'w-'))
+  const cwd = makeWorkerFolder(host)
   const heapMb = Math.floor(options.memoryMb * HEAP_SHARE)
   // Small young generation: a worker makes little garbage, and there are hundreds of them.
   const node = [process.execPath, `--max-old-space-size=${heapMb}`, '--max-semi-space-size=1']
