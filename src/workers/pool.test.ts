@@ -179,6 +179,20 @@ describe('cancelling', () => {
     expect(rig.pool.free()).toBe(4)
   })
 
+  it('does not wait for a worker that hangs in its start', async () => {
+    const scripts = createScripts()
+    const entry = scripts.write(`${SPEAKS} setInterval(() => {}, 1000)`)
+    const rig = await rigOf({ entry, startMs: 600_000 })
+    const abort = new AbortController()
+    const turn = runTurn(rig, { signal: abort.signal })
+    await until(() => rig.pids().length === 1)
+    abort.abort()
+    expect((await turn).end.status).toBe('cancelled')
+    expect(isAlive(rig.pids()[0]!)).toBe(false)
+    expect(rig.pool.free()).toBe(4)
+    scripts.remove()
+  })
+
   it('before a worker is there starts no turn', async () => {
     const { model, calls } = saying('Hi')
     const rig = await rigOf({ requests: { model } })
