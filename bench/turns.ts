@@ -6,6 +6,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createLogger } from '../src/lib/logger.ts'
 import { builtCacheDir, createProcessLauncher, type Launcher } from '../src/workers/launcher.ts'
 import { createWorkerProcess } from '../src/workers/process.ts'
 import {
@@ -128,8 +129,9 @@ async function benchSpawns(): Promise<Row[]> {
   const dir = mkdtempSync(join(tmpdir(), 'lobu-bench-'))
   const emptyEntry = join(dir, 'empty.js')
   writeFileSync(emptyEntry, "require('node:fs').writeSync(3, '.'); setInterval(() => {}, 1e6)")
-  const ours = await openLauncher(join(import.meta.dirname, '../dist/worker/main.js'))
-  const empty = await openLauncher(emptyEntry)
+  const builtEntry = join(import.meta.dirname, '../dist/worker/main.js')
+  const ours = await openLauncher(builtEntry, [builtCacheDir(builtEntry)])
+  const empty = await openLauncher(emptyEntry, [])
   const workers: Spawned[] = []
   const scripts: Spawned[] = []
   for (let sample = 0; sample <= SAMPLES; sample++) {
@@ -151,11 +153,10 @@ async function benchSpawns(): Promise<Row[]> {
   ]
 }
 
-async function openLauncher(entry: string): Promise<Launcher> {
-  const launcher = createProcessLauncher(
-    { log },
-    { entry, args: ['demo'], memoryMb: 512, cacheDirs: [builtCacheDir(entry)] },
-  )
+async function openLauncher(entry: string, cacheDirs: string[]): Promise<Launcher> {
+  // An empty script has nothing to keep compiled, and need not be warned about.
+  const log = createLogger({ level: 'error', pretty: false })
+  const launcher = createProcessLauncher({ log }, { entry, args: ['demo'], memoryMb: 512, cacheDirs })
   await launcher.start()
   return launcher
 }
