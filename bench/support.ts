@@ -133,6 +133,12 @@ export function residentMb(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024
 }
 
+/** Of that, what only this process holds: the program and its libraries are shared by all workers. */
+export function privateMb(pid: number): number {
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8')
+  return [...rollup.matchAll(/^Private_\w+:\s+(\d+)/gm)].reduce((sum, [, kb]) => sum + Number(kb), 0) / 1024
+}
+
 /** A JSON call that must succeed. */
 export async function call<T>(url: string, key: string, body?: unknown, method = 'POST'): Promise<T> {
   const res = await fetch(url, {

@@ -18,6 +18,7 @@ import { webhookSigningKey } from './domain/webhooks/signature.ts'
 import { createSignals, hearSignals } from './doorbells.ts'
 import { createGatewayApp } from './http/app.ts'
 import { createHttpServer } from './http/server.ts'
+import { AppError, errorLine } from './lib/errors.ts'
 import { newId } from './lib/ids.ts'
 import type { Logger } from './lib/logger.ts'
 import { migrationsFolder } from './migrations/folder.ts'
@@ -90,8 +91,8 @@ export function createGateway(
   const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })
   const replies = createReplyWriter({ sql, log, onInserted: publisher.ring })
   const modelProxy = createModelProxy({ log, providers: config.models.providers, continueNote: CONTINUE_NOTE })
-  const chooseModel = (name: string | null) =>
-    resolveModel(name, { defaultModel: config.models.defaultModel, models: modelProxy.models() })
+  const chooseModel = (name: string | null, provider?: string) =>
+    resolveModel(name, { defaultModel: config.models.defaultModel, provider, models: modelProxy.models() })
 
   const entry = findWorkerEntry()
   const launcher = createProcessLauncher(
@@ -172,12 +173,21 @@ export function createGateway(
 
   async function waitForSchema() {
     for (;;) {
-      schema = await schemaState(sql, migrationsFolder())
-      if (schema.behind.length === 0) return
-      log.error({ behind: schema.behind }, 'the database schema is behind this release: run "lobu migrate"')
+      schema = await lookAtSchema()
+      if (schema?.behind.length === 0) return
+      if (schema) log.error({ behind: schema.behind }, 'the database schema is behind this release: run "lobu migrate"')
       await new Promise((resolve) => setTimeout(resolve, SCHEMA_CHECK_MS))
       if (stopping.signal.aborted) return
     }
+  }
+
+  /** Null while the database is away: whoever has waited for the schema so far waits for that as well. */
+  function lookAtSchema() {
+    return schemaState(sql, migrationsFolder()).catch((error: unknown) => {
+      if (!(error instanceof AppError)) throw error
+      log.warn({ err: errorLine(error) }, 'the database went away before its schema was current')
+      return null
+    })
   }
 
   async function work() {

@@ -33,6 +33,23 @@ describe('defaults', () => {
     expect(faultsOf({ STREAM_PING_SECONDS: '31' })).toEqual([expect.stringMatching(/^STREAM_PING_SECONDS: /)])
   })
 
+  test('a transaction that stands still is ended well before a lease that waits for its locks lapses', () => {
+    expect(parseConfig({}).db.transactionIdleMsMax).toBe(5_000)
+    expect(parseConfig({ RUN_LEASE_SECONDS: '600' }).db.transactionIdleMsMax).toBe(5_000)
+    expect(parseConfig({ RUN_LEASE_SECONDS: '3' }).db.transactionIdleMsMax).toBe(1_500)
+  })
+
+  test('white space around a value, as the end of a file leaves it in a secret, is no part of it', () => {
+    const config = parseConfig({
+      ...PRODUCTION,
+      DATABASE_URL: `${PRODUCTION.DATABASE_URL}\n`,
+      OPENAI_API_KEY: ' k\r\n',
+    })
+    expect(config.db.url).toBe(PRODUCTION.DATABASE_URL)
+    expect(config.models.providers.openai.apiKey).toBe('k')
+    expect(faultsOf({ ...PRODUCTION, JWT_SECRET: `${SECRET.slice(0, 20)}${' '.repeat(20)}` })).toHaveLength(1)
+  })
+
   test('in production the gateway listens on all addresses, unless told where', () => {
     expect(parseConfig(PRODUCTION).http.host).toBe('0.0.0.0')
     expect(parseConfig({ ...PRODUCTION, HOST: '10.0.0.1' }).http.host).toBe('10.0.0.1')
@@ -109,7 +126,7 @@ describe('numbers', () => {
 
 describe('words and URLs', () => {
   test.each([
-    ['NODE_ENV', ['development', 'test'], ['prod', 'Production', 'development ']],
+    ['NODE_ENV', ['development', 'test'], ['prod', 'Production', 'develop ment']],
     ['LOG_LEVEL', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], ['verbose', 'INFO']],
     ['LOG_PRETTY', ['1', 'true', 'yes', 'on', '0', 'false', 'no', 'off'], ['2', 'maybe']],
     ['DEFAULT_MODEL', ['demo/demo', 'openai/gpt-5-mini', 'openai-compatible/a/b'], ['gpt-5', 'mistral/x', 'openai/']],

@@ -17,6 +17,8 @@ const baseUrl = (fallback: string) => httpUrl.default(fallback).transform((url) 
 const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
 const SECRET_CHARS_MIN = 32
 const DEFAULT_PORT = 8787
+/** Far longer than a replica that works needs between two statements of a transaction. */
+const TRANSACTION_IDLE_MS_MAX = 5_000
 
 /**
  * Each variable, its bounds and its default. The comment is the documentation of the variable; units are in the name.
@@ -108,7 +110,7 @@ const Env = z.object({
   OPENAI_BASE_URL: baseUrl('https://api.openai.com/v1'),
   /** Key of the server below, where it wants one. */
   OPENAI_COMPATIBLE_API_KEY: z.string().optional(),
-  /** Any server that speaks OpenAI's chat completions. */
+  /** Any server that speaks OpenAI's chat completions; name its model in `DEFAULT_MODEL` or in an agent. */
   OPENAI_COMPATIBLE_BASE_URL: httpUrl.transform((url) => url.replace(/\/+$/, '')).optional(),
   /** Key of Google's Gemini API. Wins over the two names below. */
   GOOGLE_GENERATIVE_AI_API_KEY: z.string().optional(),
@@ -170,6 +172,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       url: e.DATABASE_URL,
       directUrl: e.DATABASE_DIRECT_URL,
       poolMax: e.DATABASE_POOL_MAX,
+      transactionIdleMsMax: transactionIdleMsMax(e),
       skipMigrations: e.SKIP_MIGRATIONS !== undefined,
     },
     secrets: { jwt: e.JWT_SECRET, betterAuth: e.BETTER_AUTH_SECRET, encryption: e.ENCRYPTION_KEY },
@@ -218,11 +221,21 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
   }
 }
 
-/** `PORT=` in a chart or an .env file means "not set", not the empty string; a blank would be read as the number 0. */
+/**
+ * `PORT=` in a chart or an .env file means "not set", not the empty string; a blank would be read as the number 0. The
+ * line end that a file leaves in a mounted secret would make another database name or an invalid header of it.
+ */
 function dropEmpty(env: Record<string, string | undefined>): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(env).filter((entry): entry is [string, string] => (entry[1] ?? '').trim() !== ''),
-  )
+  const trimmed = Object.entries(env).map(([name, value = '']) => [name, value.trim()] as const)
+  return Object.fromEntries(trimmed.filter(([, value]) => value !== ''))
+}
+
+/**
+ * A replica that is frozen in a transaction may hold locks that others need to renew their leases, which they do after a
+ * third of one: its transaction must be over soon enough for that.
+ */
+function transactionIdleMsMax(e: Env): number {
+  return Math.min(TRANSACTION_IDLE_MS_MAX, (e.RUN_LEASE_SECONDS * 1000) / 2)
 }
 
 function googleKey(e: Env) {

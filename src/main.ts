@@ -14,7 +14,8 @@ const USAGE = `usage: lobu [command]
 `
 
 async function main(): Promise<number> {
-  const [command = 'serve', ...rest] = process.argv.slice(2)
+  const [asked = 'serve', ...rest] = process.argv.slice(2)
+  const command = ['--version', '-v'].includes(asked) ? 'version' : asked
   if (['help', '--help', '-h'].includes(command)) {
     process.stdout.write(USAGE)
     return 0
@@ -27,7 +28,7 @@ async function main(): Promise<number> {
   }
   const { parseConfig } = await import('./config.ts')
   const { commands } = await import('./commands/index.ts')
-  const run = commands[command]
+  const run = Object.hasOwn(commands, command) ? commands[command] : undefined
   if (!run || rest.length > 0) {
     process.stderr.write(USAGE)
     return 2

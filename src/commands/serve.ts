@@ -15,10 +15,16 @@ export async function serve(config: Config): Promise<number> {
   const log = createLogger(config.log)
   const secrets = completeSecrets(config)
   warnAboutPublicUrl(config, log)
-  const db = await openGatewayDatabase(config, log)
-  if (!config.db.skipMigrations) await migrateDatabase(db, log)
+  warnAboutUnusedModels(config, log)
+  // From the first moment on: without a handler the first process of a container does not even see the signal.
+  const asked = untilAskedToStop(config, log)
+  const db = await Promise.race([openWithSchema(config, log), asked])
+  if (!db) {
+    // What was begun is given up half-way, as by kill -9, which both databases stand.
+    log.info('stopped')
+    return 0
+  }
   const gateway = createGateway({ config, db, log }, secrets)
-  const asked = untilAskedToStop(log)
   try {
     const port = await gateway.listen()
     log.info({ port }, 'listening')
@@ -37,16 +43,23 @@ export async function serve(config: Config): Promise<number> {
   return 0
 }
 
+/** May take minutes: another process may be migrating. */
+async function openWithSchema(config: Config, log: Logger): Promise<Database> {
+  const db = await openGatewayDatabase(config, log)
+  if (!config.db.skipMigrations) await migrateDatabase(db, log)
+  return db
+}
+
 async function stopWithin(gateway: { stop(): Promise<void> }, config: Config) {
   const late = new Promise<void>((resolve) => setTimeout(resolve, config.shutdown.graceMs + EXIT_MS).unref())
   await Promise.race([gateway.stop(), late])
 }
 
 /** Resolves at the first SIGTERM or SIGINT; a second one changes nothing, since stopping is under way. */
-function untilAskedToStop(log: Logger): Promise<void> {
+function untilAskedToStop({ shutdown: { graceMs } }: Config, log: Logger): Promise<void> {
   return new Promise((resolve) => {
     const onSignal = (signal: NodeJS.Signals) => {
-      log.info({ signal }, 'stopping')
+      log.info({ signal, graceMs }, 'stopping')
       resolve()
     }
     process.on('SIGTERM', onSignal)
@@ -78,7 +91,7 @@ function firstSteps(url: string, token: string): string {
 
     export LOBU_KEY=${token}
     ID=$(curl -s -X POST ${url}/api/v1/agents -H "authorization: Bearer $LOBU_KEY" | sed 's/.*"agentId":"\\([^"]*\\)".*/\\1/')
-    curl -s -X POST ${url}/api/v1/agents/$ID/messages -H "authorization: Bearer $LOBU_KEY" -H 'content-type: application/json' -d '{"content":"Hello!"}'
+    curl -s -X POST ${url}/api/v1/agents/$ID/messages -H "authorization: Bearer $LOBU_KEY" -H 'content-type: application/json' -d '{"content":"Hello!"}'; echo
     curl -N ${url}/api/v1/agents/$ID/events -H "authorization: Bearer $LOBU_KEY"
 
 `
@@ -87,4 +100,10 @@ function firstSteps(url: string, token: string): string {
 function warnAboutPublicUrl(config: Config, log: Logger) {
   if (config.mode !== 'production' || !config.http.publicUrl.startsWith('http://localhost')) return
   log.warn('PUBLIC_WEB_URL is not set: links and callbacks will point to http://localhost:8787')
+}
+
+/** A server of one's own has no model that everybody knows; without a name, its address changes nothing. */
+function warnAboutUnusedModels({ models: { defaultModel, providers } }: Config, log: Logger) {
+  if (defaultModel !== 'demo/demo' || providers['openai-compatible'].baseUrl === undefined) return
+  log.warn('OPENAI_COMPATIBLE_BASE_URL is set, but agents use demo/demo: set DEFAULT_MODEL=openai-compatible/<model>')
 }

@@ -128,15 +128,28 @@ describe('a Postgres server', () => {
     },
   )
 
+  test('that DATABASE_DIRECT_URL names wrongly is not blamed on DATABASE_URL', async ({ world, database }) => {
+    const options = { url: database.url!, poolMax: 1, dataDir: null, log: world.log }
+    await expect(openDatabase({ ...options, directUrl: 'postgres://u@h:x/' })).rejects.toThrow(/^DATABASE_DIRECT_URL /)
+    const away = new URL(database.url!)
+    away.port = '1'
+    const db = await openDatabase({ ...options, directUrl: away.href })
+    world.defer(db.close)
+    await expect(db.dedicated()).rejects.toThrow('check host and port in DATABASE_DIRECT_URL')
+  })
+
   test('ends a statement that runs for too long, and an idle transaction', async ({ world }) => {
     const { sql } = await world.replica()
     const [settings] = await sql`
       select current_setting('statement_timeout') as statement, current_setting('application_name') as name,
-             current_setting('idle_in_transaction_session_timeout') as idle`
-    expect(settings).toEqual({ statement: '30s', idle: '30s', name: 'lobu' })
+             current_setting('idle_in_transaction_session_timeout') as idle, current_setting('jit') as jit`
+    expect(settings).toEqual({ statement: '30s', idle: '5s', jit: 'off', name: 'lobu' })
     const dedicated = await (await world.replica()).dedicated()
     world.defer(dedicated.end)
-    expect(await dedicated.sql`select current_setting('statement_timeout') as statement`).toEqual([{ statement: '0' }])
+    const [own] = await dedicated.sql`
+      select current_setting('statement_timeout') as statement,
+             current_setting('idle_in_transaction_session_timeout') as idle`
+    expect(own).toEqual({ statement: '0', idle: '1min' })
   })
 
   test('that goes away is noticed at once: callers are refused fast until it is back', async ({ world, database }) => {

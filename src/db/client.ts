@@ -4,8 +4,10 @@ import { errorLine } from '../lib/errors.ts'
 import {
   createEmbeddedEndpoint,
   createPostgresEndpoint,
+  DEDICATED_BOUNDS,
   type Endpoint,
   PLAIN_SETTINGS,
+  poolBounds,
   STATEMENT_MS_MAX,
 } from './driver.ts'
 import type { Sql } from './driver-query.ts'
@@ -30,7 +32,10 @@ const WATCH_MS = 1_000
 /** At least so long between two replacements of the pool; the old one has ended by then. */
 const REPLACE_MS_MIN = 10_000
 const DRAIN_SECONDS = 5
+const TRANSACTION_IDLE_MS_MAX = 5_000
 const DESCRIBE_MS = 60_000
+const MAIN = 'DATABASE_URL'
+const DIRECT = 'DATABASE_DIRECT_URL'
 
 export interface DatabaseOptions {
   /** `DATABASE_URL`. Absent: the embedded database. */
@@ -38,6 +43,8 @@ export interface DatabaseOptions {
   /** `DATABASE_DIRECT_URL`: for LISTEN and migrations when `url` is a transaction pooler. */
   directUrl?: string | undefined
   poolMax: number
+  /** A transaction that does nothing for so long is ended by the server, and its connection with it. */
+  transactionIdleMsMax?: number
   /** Folder of the embedded database; null keeps it in memory. */
   dataDir: string | null
   /** Speeds up the first start of the embedded database. */
@@ -103,10 +110,12 @@ async function openPostgres(options: DatabaseOptions, url: string): Promise<Data
   const { log } = options
   const target = parseDatabaseUrl(url)
   const endpoint = await createPostgresEndpoint(target)
-  const found = await explained(probeEndpoint(endpoint))
+  const bounds = poolBounds(options.transactionIdleMsMax ?? TRANSACTION_IDLE_MS_MAX)
+  const found = await explained(probeEndpoint(endpoint, bounds))
   if (target.saysPooler && found.mode !== 'none') found.mode = 'transaction'
-  const direct = options.directUrl === undefined ? undefined : parseDatabaseUrl(options.directUrl)
-  const directEndpoint = direct === undefined ? endpoint : await createPostgresEndpoint(direct)
+  const { directUrl } = options
+  const direct = directUrl === undefined ? undefined : await named(DIRECT, async () => parseDatabaseUrl(directUrl))
+  const directEndpoint = direct === undefined ? endpoint : await named(DIRECT, () => createPostgresEndpoint(direct))
   const ignored = [...target.ignored, ...(direct?.ignored ?? [])]
   if (ignored.length > 0) log.warn({ parameters: ignored }, 'the database URL has parameters without meaning here')
   const canListen = found.mode !== 'transaction' || direct !== undefined
@@ -120,7 +129,7 @@ async function openPostgres(options: DatabaseOptions, url: string): Promise<Data
     canListen,
     poolMax: options.poolMax,
     log,
-    findDirect: async () => (direct === undefined ? found : explained(probeEndpoint(directEndpoint))),
+    findDirect: () => named(direct ? DIRECT : MAIN, () => explained(probeEndpoint(directEndpoint, DEDICATED_BOUNDS))),
     failed: new Promise(() => {}),
     stop: async () => {},
   })
@@ -134,7 +143,7 @@ async function openEmbedded(options: DatabaseOptions): Promise<Database> {
     (await startEmbeddedDatabase({ dataDir, log, ...(templateFile === undefined ? {} : { templateFile }) }))
   const endpoint = createEmbeddedEndpoint(engine)
   // One session serves all: a setting of one connection would be everybody's, so there are none.
-  const found: Findings = { mode: 'none', settings: {} }
+  const found: Findings = { mode: 'none', settings: {}, unsure: {} }
   return assemble({
     kind: 'embedded',
     endpoint,
@@ -168,7 +177,10 @@ function assemble(parts: Parts): Database {
   const connect = (onLost: () => void) => endpoint.connect({ max: poolMax, settings: found.settings, prepare, onLost })
   const pool = createReplaceablePool({ connect, log, onReplaced: (error) => failUnsent(error) })
   const gate = createGate({ log }, { places: poolMax, probe: () => pool.current().unsafe('select 1').then() })
-  const { sql, oldestMs, failUnsent } = guardSql({ current: pool.current, gate }, { onError: pool.onError })
+  const { sql, oldestMs, failUnsent } = guardSql(
+    { current: pool.current, gate },
+    { onError: pool.onError, transactionSettings: found.unsure },
+  )
   const listener = parts.canListen
     ? createListener(
         { log },
@@ -262,13 +274,11 @@ function createOrm(sql: Sql): Orm {
   return drizzle({ client: client as unknown as Sql })
 }
 
-function openDedicated(endpoint: Endpoint, { mode, settings }: Findings, log: Logger): Dedicated {
+function openDedicated(endpoint: Endpoint, { mode, settings, unsure }: Findings, log: Logger): Dedicated {
   const session = mode !== 'transaction'
-  // Also undoes a timeout that the server gives this user.
-  const own = 'statement_timeout' in settings ? { ...PLAIN_SETTINGS, statement_timeout: '0' } : settings
-  const client = endpoint.connect({ max: 1, settings: own, prepare: false })
+  const client = endpoint.connect({ max: 1, settings, prepare: false })
   const gate = createGate({ log }, { places: 1, probe: () => client.unsafe('select 1').then() })
-  const { sql } = guardSql({ current: () => client, gate })
+  const { sql } = guardSql({ current: () => client, gate }, { transactionSettings: unsure })
   return {
     sql,
     session,
@@ -284,6 +294,16 @@ async function describe(sql: Sql, poolMode: PoolMode): Promise<Description> {
     select current_setting('server_version') as version,
            (select extversion from pg_extension where extname = 'vector') as vector`
   return { version: row!.version.split(' ')[0]!, pooler: poolMode !== 'none', poolMode, vector: row!.vector }
+}
+
+/** Errors speak of `DATABASE_URL`; here they may be about another one. */
+async function named<T>(variable: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    if (variable === MAIN || !(error instanceof Error)) throw error
+    throw new Error(error.message.replaceAll(MAIN, variable), { cause: error })
+  }
 }
 
 async function explained<T>(work: Promise<T>): Promise<T> {

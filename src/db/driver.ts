@@ -15,19 +15,32 @@ const KEEPALIVE_SECONDS = 10
 
 /** The server ends what nobody can be waiting for any more: no request lives as long, and locks are freed. */
 export const STATEMENT_MS_MAX = 30_000
-/** A transaction that does nothing holds locks and keeps vacuum from its work. */
-const IDLE_TRANSACTION_MS_MAX = 30_000
+/** Of a connection outside of the pool, which migrates: it may read a file between two statements, no more. */
+const DEDICATED_IDLE_MS_MAX = 60_000
+
+export type Settings = Record<string, string>
 
 /** What every connection asks for. Poolers accept these two. */
 export const PLAIN_SETTINGS: Settings = { application_name: 'lobu', TimeZone: 'UTC' }
-/** What the pool's connections ask for besides; PgBouncer refuses settings that it does not track. */
-export const POOL_SETTINGS: Settings = {
-  ...PLAIN_SETTINGS,
-  statement_timeout: String(STATEMENT_MS_MAX),
-  idle_in_transaction_session_timeout: String(IDLE_TRANSACTION_MS_MAX),
+
+/**
+ * What bounds a statement and a transaction of the pool. A process that is frozen in the middle of a transaction keeps its
+ * row locks until the server ends the session, so this must come before others miss a lease for it.
+ */
+export function poolBounds(transactionIdleMsMax: number): Settings {
+  return {
+    statement_timeout: String(STATEMENT_MS_MAX),
+    idle_in_transaction_session_timeout: String(Math.ceil(transactionIdleMsMax)),
+    // Compiling costs more than any statement of ours takes; an estimate that is far off would ask for it.
+    jit: 'off',
+  }
 }
 
-export type Settings = Record<string, string>
+/** Of a dedicated connection; also undoes bounds that the server gives this user. */
+export const DEDICATED_BOUNDS: Settings = {
+  statement_timeout: '0',
+  idle_in_transaction_session_timeout: String(DEDICATED_IDLE_MS_MAX),
+}
 
 export interface ConnectOptions {
   max: number

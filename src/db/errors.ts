@@ -5,7 +5,9 @@ const SOCKET_CODE =
   /^(CONNECTION_(CLOSED|DESTROYED|ENDED)|CONNECT_TIMEOUT|E[A-Z0-9]+|EAI_AGAIN|ERR_(STREAM|SOCKET|SSL|TLS)_\w+)$/
 
 /** SQLSTATEs with which a server or a pooler turns a connection away, or takes it back. */
-const SERVER_CODES = new Set(['57P01', '57P02', '57P03', '53300', '25006', '28000', '28P01', '3D000'])
+const SERVER_CODES = new Set([
+  ...['57P01', '57P02', '57P03', '57P05', '25P03', '53300', '25006', '28000', '28P01', '3D000'],
+])
 
 /** Of the codes above, those that are met while connecting: nobody else will be let in either. */
 const CONNECT_CODES = new Set([
@@ -64,6 +66,12 @@ export function explainConnectError(error: unknown): string | undefined {
   const cause = error instanceof AppError && error.cause !== undefined ? error.cause : error
   const code = codeOf(cause)
   const where = addressOf(cause)
+  if (code === '28000' && /no encryption|SSL off/.test((cause as Error).message)) {
+    return 'The database takes encrypted connections only: add ?sslmode=require to DATABASE_URL.'
+  }
+  if (code === '28000' && (cause as Error).message.includes('pg_hba.conf')) {
+    return 'The database lets nobody in from here with this user and database: check DATABASE_URL, and its pg_hba.conf.'
+  }
   if (code === '28P01' || code === '28000') {
     return 'The database refused the user name or password: check them in DATABASE_URL (special characters must be percent-encoded).'
   }

@@ -1,11 +1,16 @@
-import type { DriverQuery } from './driver-query.ts'
+import type { DriverQuery, Tx } from './driver-query.ts'
 import { translateError } from './errors.ts'
 
-/** The queries that the driver has and that are not answered yet. */
+/** What the driver has and what is not answered yet: queries, and the statements that it sends by itself. */
 export interface Flights {
   /** Lets the driver have the query. `landed` is called once, however often the driver answers, with the error if there was one. */
   takeOff(query: DriverQuery, landed: (error?: unknown) => void): void
-  /** Age in milliseconds of the query that has been unanswered for longest; 0 when there is none. */
+  /**
+   * Runs what has a statement of the driver's own before the work and one after it, such as BEGIN and COMMIT; while the
+   * work itself runs, nothing is counted.
+   */
+  around<T>(start: (work: (tx: Tx) => Promise<unknown>) => Promise<T>, work: (tx: Tx) => Promise<unknown>): Promise<T>
+  /** Age in milliseconds of what has been unanswered for longest; 0 when there is none. */
   oldestMs(): number
   /** Fails the queries that the driver has taken but not sent. */
   failUnsent(error: Error): void
@@ -14,7 +19,7 @@ export interface Flights {
 /** Errors of the connection reach the caller as `AppError('database_unavailable')`; `onError` sees the driver's own. */
 export function createFlights(onError: (error: unknown) => void): Flights {
   /** By take-off, which is the order of insertion. */
-  const since = new Map<DriverQuery, number>()
+  const since = new Map<DriverQuery | object, number>()
 
   return {
     takeOff(query, landed) {
@@ -39,17 +44,40 @@ export function createFlights(onError: (error: unknown) => void): Flights {
       handler(query)
     },
 
+    around(start, work) {
+      const statement = {}
+      let over = false
+      since.set(statement, performance.now())
+      const between = async (tx: Tx) => {
+        since.delete(statement)
+        try {
+          return await work(tx)
+        } finally {
+          // A connection that died meanwhile has ended all of this already.
+          if (!over) since.set(statement, performance.now())
+        }
+      }
+      return start(between).finally(() => {
+        over = true
+        since.delete(statement)
+      })
+    },
+
     oldestMs() {
       for (const start of since.values()) return performance.now() - start
       return 0
     },
 
     failUnsent(error) {
-      for (const query of [...since.keys()].filter(({ state }) => state === null)) {
+      for (const query of [...since.keys()].filter(isUnsent)) {
         query.reject(error)
         // Takes it out of the driver's queue as well.
         query.cancel()
       }
     },
   }
+}
+
+function isUnsent(key: DriverQuery | object): key is DriverQuery {
+  return 'state' in key && key.state === null
 }

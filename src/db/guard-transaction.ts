@@ -32,7 +32,12 @@ export function beginGuarded(
       },
     }
     const failed = (error: unknown) => (isSocketError(error) ? life.kill(error) : reject(error))
-    pool.begin(mode, (tx) => runWork({ flights, life }, tx, work)).then(resolve, failed)
+    flights
+      .around(
+        (between) => pool.begin(mode, between),
+        (tx) => runWork({ flights, life }, tx, work),
+      )
+      .then(resolve, failed)
   })
 }
 
@@ -66,9 +71,9 @@ function guardTransaction(deps: { flights: Flights; life: Life }, tx: Tx): Tx {
   async function savepoint(...args: [Work] | [string, Work]) {
     if (life.dead !== undefined) throw translateError(life.dead)
     const [name, work] = args.length === 1 ? [undefined, args[0]] : args
-    const inner = (nested: Tx) => runWork(deps, nested, work)
+    const start = (inner: Work) => (name === undefined ? tx.savepoint(inner) : tx.savepoint(name, inner))
     try {
-      return await (name === undefined ? tx.savepoint(inner) : tx.savepoint(name, inner))
+      return await flights.around(start, (nested) => runWork(deps, nested, work))
     } catch (error) {
       if (isSocketError(error)) life.kill(error)
       throw translateError(error)

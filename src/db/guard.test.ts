@@ -1,7 +1,11 @@
 import { describe, expect, vi } from 'vitest'
-import { startTcpProxy } from '../../tests/support/tcp-proxy.ts'
+import { startTcpProxy, type TcpProxy } from '../../tests/support/tcp-proxy.ts'
 import { requirePostgres, test } from '../../tests/support/world.ts'
 import { openDatabase, type Sql, type Tx } from './client.ts'
+import { createPostgresEndpoint, PLAIN_SETTINGS } from './driver.ts'
+import { createGate } from './gate.ts'
+import { guardSql } from './guard.ts'
+import { parseDatabaseUrl } from './url.ts'
 
 requirePostgres('it ends connections')
 
@@ -83,6 +87,53 @@ describe('a connection that dies inside a transaction', () => {
     await expect(running).rejects.toMatchObject(unavailable)
     expect(await late.promise).toBe('database_unavailable')
     expect(await sql`select 1 from organizations where id = ${name}`).toEqual([])
+  })
+})
+
+describe('a connection whose peer is gone without a word', () => {
+  const moments: [string, (proxy: TcpProxy, sql: Sql) => Promise<unknown>][] = [
+    [
+      'BEGIN',
+      async (proxy, sql) => {
+        proxy.freeze()
+        return sql.begin((tx) => tx`select 1`)
+      },
+    ],
+    ['COMMIT', (proxy, sql) => sql.begin(async (tx) => [await tx`select 1`, proxy.freeze()])],
+    [
+      'ROLLBACK',
+      (proxy, sql) =>
+        sql.begin(async (tx) => {
+          await tx`select 1`
+          proxy.freeze()
+          throw new Error('mine')
+        }),
+    ],
+  ]
+
+  test.for(moments)('a %s that gets no answer is seen to be unanswered', async ([, work], { world, database }) => {
+    const proxy = await startTcpProxy(database.url!)
+    world.defer(proxy.close)
+    const pool = (await createPostgresEndpoint(parseDatabaseUrl(proxy.url))).connect({
+      max: 1,
+      settings: PLAIN_SETTINGS,
+      prepare: false,
+    })
+    world.defer(() => pool.end({ timeout: 0 }))
+    const gate = createGate({ log: world.log }, { places: 1, probe: async () => {} })
+    const { sql, oldestMs } = guardSql({ current: () => pool, gate })
+    await sql`select 1`
+
+    const outcome = work(proxy, sql).then(
+      () => 'done',
+      () => 'failed',
+    )
+    await vi.waitUntil(() => oldestMs() > 100, { timeout: 5_000 })
+    // The server must see the end too: what it holds would be in the way of other tests.
+    proxy.thaw()
+    proxy.reset()
+    expect(await outcome).toBe('failed')
+    expect(oldestMs()).toBe(0)
   })
 })
 

@@ -8,6 +8,12 @@ export interface Guarded extends Pick<Flights, 'oldestMs' | 'failUnsent'> {
   sql: Sql
 }
 
+export interface GuardOptions {
+  onError?(error: unknown): void
+  /** Set at the beginning of each transaction, for its duration: for what could not be asked for at connect. */
+  transactionSettings?: Record<string, string>
+}
+
 /**
  * postgres.js, made safe for a server that runs for months: each query and each transaction passes the gate, so what
  * waits is bounded and the driver never pipelines; a connection that dies inside `begin` does not end the process; errors
@@ -17,7 +23,7 @@ export interface Guarded extends Pick<Flights, 'oldestMs' | 'failUnsent'> {
  */
 export function guardSql(
   { current, gate }: { current(): Sql; gate: Gate },
-  { onError = () => {} }: { onError?(error: unknown): void } = {},
+  { onError = () => {}, transactionSettings = {} }: GuardOptions = {},
 ): Guarded {
   const flights = createFlights(onError)
 
@@ -50,7 +56,7 @@ export function guardSql(
       reject(translateError(error))
     }
     const go = () => {
-      beginGuarded(current(), flights, { mode, work }).then((value) => {
+      beginGuarded(current(), flights, { mode, work: afterSettings(transactionSettings, work) }).then((value) => {
         gate.leave()
         resolve(value)
       }, landed)
@@ -71,5 +77,16 @@ export function guardSql(
     sql: Object.assign(guardTag(current, admit), { begin, ...refused }) as unknown as Sql,
     oldestMs: flights.oldestMs,
     failUnsent: flights.failUnsent,
+  }
+}
+
+/** The same work, behind one more statement when there is something to set. */
+function afterSettings(settings: Record<string, string>, work: Work): Work {
+  const [names, values] = [Object.keys(settings), Object.values(settings)]
+  if (names.length === 0) return work
+  return async (tx) => {
+    await tx`select set_config(name, value, true) from unnest(${names}::text[], ${values}::text[]) as x (name, value)`
+    const made = work(tx)
+    return Array.isArray(made) ? Promise.all(made) : made
   }
 }

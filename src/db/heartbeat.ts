@@ -21,12 +21,20 @@ export interface HeartbeatOptions {
 
 export function createHeartbeat({ everyMs, answerMs, send, lost }: HeartbeatOptions): Heartbeat {
   let answered = () => {}
+  let fail = (_error: Error) => {}
+  const gone = new AbortController()
+  // Once and not for each beat: whoever waits for a promise is kept until it settles, which may take months.
+  void lost.then(() => {
+    gone.abort()
+    fail(closed())
+  })
 
   async function beat() {
+    if (gone.signal.aborted) throw closed()
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     answered = resolve
+    fail = reject
     const timer = setTimeout(() => reject(new Error('the LISTEN connection hears nothing')), answerMs)
-    void lost.then(() => reject(new Error('the LISTEN connection was closed')))
     send().catch(reject)
     await promise.finally(() => clearTimeout(timer))
   }
@@ -35,8 +43,6 @@ export function createHeartbeat({ everyMs, answerMs, send, lost }: HeartbeatOpti
     beat,
     heard: () => answered(),
     async keepBeating(signal) {
-      const gone = new AbortController()
-      void lost.then(() => gone.abort())
       const either = AbortSignal.any([gone.signal, signal])
       while (!signal.aborted) {
         await pause(jitter(everyMs), either)
@@ -44,6 +50,10 @@ export function createHeartbeat({ everyMs, answerMs, send, lost }: HeartbeatOpti
       }
     },
   }
+}
+
+function closed(): Error {
+  return new Error('the LISTEN connection was closed')
 }
 
 /** Resolves after the time, or at once when the signal aborts. */

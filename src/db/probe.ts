@@ -1,4 +1,4 @@
-import { type Endpoint, PLAIN_SETTINGS, POOL_SETTINGS, type Settings } from './driver.ts'
+import { type Endpoint, PLAIN_SETTINGS, type Settings } from './driver.ts'
 import type { Sql } from './driver-query.ts'
 import { codeOf } from './errors.ts'
 
@@ -9,6 +9,8 @@ export interface Findings {
   mode: PoolMode
   /** Settings that were accepted at connect. */
   settings: Settings
+  /** What was asked for besides the plain ones and may not be in force, since a pooler refuses it or swallows it. */
+  unsure: Settings
 }
 
 /** A and B ask in this order. Twice in a row shows a pooler that goes round its servers; alternating, one that reuses the last. */
@@ -20,14 +22,18 @@ const ORDER = ['a', 'a', 'b', 'a', 'b', 'b', 'a'] as const
  * A server tells its process id twice, at connect and by `pg_backend_pid()`; when they differ, something answers in its
  * place. If then two connections are served by one process, or one by two, the server changes between transactions.
  *
+ * `bounds` are asked for besides the plain settings; PgBouncer refuses settings that it does not track.
+ *
  * @throws what the driver throws when the database cannot be reached.
  */
-export async function probeEndpoint(endpoint: Endpoint): Promise<Findings> {
+export async function probeEndpoint(endpoint: Endpoint, bounds: Settings): Promise<Findings> {
+  const settings = { ...PLAIN_SETTINGS, ...bounds }
   try {
-    return { mode: await findMode(endpoint, POOL_SETTINGS), settings: POOL_SETTINGS }
+    const mode = await findMode(endpoint, settings)
+    return { mode, settings, unsure: mode === 'none' ? {} : bounds }
   } catch (error) {
     if (!refusesSettings(error)) throw error
-    return { mode: await findMode(endpoint, PLAIN_SETTINGS), settings: PLAIN_SETTINGS }
+    return { mode: await findMode(endpoint, PLAIN_SETTINGS), settings: PLAIN_SETTINGS, unsure: bounds }
   }
 }
 

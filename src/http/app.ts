@@ -38,7 +38,7 @@ export interface GatewayAppDeps {
   /** True until the parts behind the routes work. */
   isStarting(): boolean
   readiness(): Promise<Readiness>
-  resolveModel(name: string | null): { provider: string; modelId: string }
+  resolveModel(name: string | null, provider?: string): { provider: string; modelId: string }
   /** @throws AppError 'invalid_request' for a URL that may not be called. */
   checkWebhookUrl(url: string): void
   /** The key that signs an organization's webhooks. */

@@ -65,7 +65,7 @@ test.each<[ErrorCode, number]>([
   ['idempotency_mismatch', 422],
   ['queue_full', 429],
   ['saturated', 503],
-  ['model_unavailable', 503],
+  ['model_unavailable', 400],
 ])('%s is answered with %i', async (code, status) => {
   const { url } = await serve(throwing(new AppError(code, 'No')))
   const refused = await answer(`${url}/api/v1/throw`)
@@ -112,6 +112,17 @@ test.each(['CONNECT_TIMEOUT', 'ECONNREFUSED', 'CONNECTION_CLOSED', '57P01', '57P
   },
 )
 
+test.each(['57014', '25P03', '40P01', '40001'])(
+  'what the database gave up so that others go on (%s) is 503: to try again helps',
+  async (code) => {
+    const { url, lines } = await serve(throwing(Object.assign(new Error('canceling statement'), { code })))
+    const refused = await answer(`${url}/api/v1/throw`)
+    expect(refused).toMatchObject({ status: 503, body: { code: 'database_unavailable' } })
+    expect(refused.headers.get('retry-after')).toBe('1')
+    expect(lines.filter(({ level }) => level === 'warn')).toMatchObject([{ err: expect.stringContaining(code) }])
+  },
+)
+
 test('a refused connection to somewhere else is not blamed on the database', async () => {
   const cause = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })
   const { url } = await serve(throwing(new TypeError('fetch failed', { cause })))
@@ -148,6 +159,30 @@ test('an unknown path is 404 in JSON, a wrong method 405 with Allow', async () =
   expect(wrong).toMatchObject({ status: 405, body: { success: false, code: 'method_not_allowed' } })
   expect(wrong.headers.get('allow')).toBe('GET, HEAD')
   expect((await fetch(`${url}/api/v1/messages`, { method: 'PUT' })).headers.get('allow')).toBe('POST')
+})
+
+test('`v1` is no organization: what the agent API lacks is not promised by the organization API', async () => {
+  const { url } = await serve((app) => {
+    app.get('/api/v1/agents/:id', (c) => c.json({}))
+    app.all('/api/v1/*', (c) => c.notFound())
+    app.patch('/api/:org/agents/:agentId', (c) => c.json({}))
+  })
+  for (const method of ['PATCH', 'POST']) {
+    const wrong = await answer(`${url}/api/v1/agents/a`, { method })
+    expect(wrong).toMatchObject({ status: 405, body: { success: false, code: 'method_not_allowed' } })
+    expect(wrong.headers.get('allow')).toBe('GET, HEAD')
+  }
+  expect((await answer(`${url}/api/acme/agents/a`, { method: 'POST' })).headers.get('allow')).toBe('PATCH')
+})
+
+test('an expectation that cannot be met is refused in JSON', async () => {
+  const { port } = await serve(throwing(undefined))
+  const received = await sendRaw(
+    port,
+    'GET /api/v1/throw HTTP/1.1\r\nhost: x\r\nexpect: a-miracle\r\nconnection: close\r\n\r\n',
+  )
+  expect(received).toMatch(/^HTTP\/1.1 417 /)
+  expect(JSON.parse(received.split('\r\n\r\n')[1] ?? '')).toMatchObject({ code: 'invalid_request' })
 })
 
 test.each([

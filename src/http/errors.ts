@@ -9,6 +9,7 @@ import { addLogFields } from './request-log.ts'
 /** The one table of statuses. `retryAfterSeconds` goes out where the error itself names no time. */
 const ERRORS = {
   invalid_request: { status: 400, meaning: 'The request is malformed or a field is out of bounds' },
+  model_unavailable: { status: 400, meaning: 'The provider of this model is not configured here' },
   unauthenticated: { status: 401, meaning: 'No credential, or one that is unknown, expired or revoked' },
   forbidden: { status: 403, meaning: 'The credential may not do this' },
   not_found: { status: 404, meaning: 'No such thing in this organization' },
@@ -25,7 +26,6 @@ const ERRORS = {
   starting: { status: 503, meaning: 'This replica has just started and is not ready yet', retryAfterSeconds: 1 },
   draining: { status: 503, meaning: 'This replica is shutting down; another will answer', retryAfterSeconds: 1 },
   database_unavailable: { status: 503, meaning: 'The database cannot be reached', retryAfterSeconds: 1 },
-  model_unavailable: { status: 503, meaning: 'The model cannot be reached', retryAfterSeconds: 5 },
 } as const satisfies Record<ErrorCode, { status: number; meaning: string; retryAfterSeconds?: number }>
 
 type Statuses = typeof ERRORS
@@ -147,6 +147,8 @@ const UNAVAILABLE = new Set([
   ...['ECONNREFUSED', 'ECONNRESET', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN', 'EPIPE', 'ETIMEDOUT'],
   // Shutdown, crash, starting up, too many connections, a standby that has just lost its primary's role.
   ...['57P01', '57P02', '57P03', '53300', '25006'],
+  // Given up so that others go on: too long a statement or a pause in a transaction, a deadlock. Nothing was changed.
+  ...['57014', '25P03', '40P01', '40001'],
 ])
 
 /** Looks at the error and, where drizzle wrapped it, at its cause; not deeper, since a model's refusal is not the database's. */

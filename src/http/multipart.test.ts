@@ -1,13 +1,14 @@
 import { createHash } from 'node:crypto'
 import { request } from 'node:http'
+import { connect } from 'node:net'
 import { Readable } from 'node:stream'
-import { expect, test, vi } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { PATIENT, sendRaw, serve } from '../../tests/support/http.ts'
 import { AppError } from '../lib/errors.ts'
 import { MULTIPART_LIMITS, type OnFile, readMultipart } from './multipart.ts'
 
 const MB = 1_048_576
-const SMALL = { filesMax: 2, fileBytesMax: 1000, totalBytesMax: 1500 }
+const SMALL = { filesMax: 2, fileBytesMax: 1000, totalBytesMax: 1500, msMax: 60_000 }
 
 /** Serves `POST /upload`, which answers with what it was given. */
 async function serveUpload({ onFile, limits = MULTIPART_LIMITS }: { onFile?: OnFile; limits?: typeof SMALL } = {}) {
@@ -67,6 +68,23 @@ test('files and fields arrive whole, with their names and types', async () => {
       { name: 'a.txt', mediaType: 'application/octet-stream', bytes: 1, sha: expect.any(String) },
     ],
   })
+})
+
+test('the file field of a web form with nothing chosen is no file; an unnamed file that has bytes is one', async () => {
+  const { port, seen } = await serveUpload()
+  expect(await raw(port, `${part('', '')}${part('empty.txt', '')}${part('', 'x')}--x--\r\n`)).toMatch(/^HTTP\/1.1 200 /)
+  expect(seen.map(({ name, bytes }) => [name, bytes])).toEqual([
+    ['empty.txt', 0],
+    ['file', 1],
+  ])
+})
+
+test('a field that is given twice is refused, since which one was meant is anybody’s guess', async () => {
+  const { port } = await serveUpload()
+  const field = (value: string) => `--x\r\ncontent-disposition: form-data; name="messageId"\r\n\r\n${value}\r\n`
+  const received = await raw(port, `${field('a')}${field('b')}--x--\r\n`)
+  expect(received).toMatch(/^HTTP\/1.1 400 /)
+  expect(received).toContain('messageId')
 })
 
 test('a file is handed on while it is still coming, and no faster than it is taken', async () => {
@@ -178,6 +196,24 @@ test('a multipart body without a boundary is 400, another media type 415', async
   const { port } = await serveUpload()
   expect(await raw(port, part('a', 'b'), 'multipart/form-data')).toMatch(/^HTTP\/1.1 400 /)
   expect(await raw(port, '{}', 'application/json')).toMatch(/^HTTP\/1.1 415 /)
+})
+
+test('a body that comes a byte at a time, without end, is given up', async () => {
+  const { port } = await serveUpload({ limits: { ...SMALL, msMax: 200 } })
+  const socket = connect(port, '127.0.0.1')
+  let received = ''
+  socket.on('data', (chunk) => {
+    received += chunk
+  })
+  socket.write('POST /upload HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n')
+  socket.write(`content-length: 1000\r\n\r\n${part('a.txt', '').trimEnd()}\r\n\r\n`)
+  const drip = setInterval(() => socket.write('.'), 10)
+  onTestFinished(() => {
+    clearInterval(drip)
+    socket.destroy()
+  })
+  await vi.waitUntil(() => received.includes('\r\n\r\n{'), PATIENT)
+  expect(received).toMatch(/^HTTP\/1.1 400 [\s\S]*did not arrive within/)
 })
 
 test('a client that leaves in the middle of a file ends whoever takes it', async () => {

@@ -12,9 +12,17 @@ export interface MultipartLimits {
   fileBytesMax: number
   /** Of all files together. */
   totalBytesMax: number
+  /** Of the whole body, however steadily it comes. */
+  msMax: number
 }
 
-export const MULTIPART_LIMITS: MultipartLimits = { filesMax: 10, fileBytesMax: 50 * MB, totalBytesMax: 100 * MB }
+export const MULTIPART_LIMITS: MultipartLimits = {
+  filesMax: 10,
+  fileBytesMax: 50 * MB,
+  totalBytesMax: 100 * MB,
+  // Files that no message has named are removed after an hour.
+  msMax: 1_800_000,
+}
 const FIELDS_MAX = 50
 const FIELD_BYTES_MAX = MB
 /** For boundaries, part headers and fields, beside the files. */
@@ -41,7 +49,7 @@ export function isMultipart(c: Context<Env>): boolean {
 /**
  * Reads a multipart body as it comes. Each file goes to `onFile` in pieces, one file after the other in the order of
  * the body, no faster than `onFile` takes them; a file that it does not read to its end is skipped. Resolves with the
- * plain fields (the last of a name wins) when the body is complete and every `onFile` has resolved.
+ * plain fields when the body is complete and every `onFile` has resolved.
  *
  * @throws AppError 'payload_too_large' over a limit, 'invalid_request' for a broken or stalled body, 'unsupported_media_type',
  *   or what `onFile` threw. By then `onFile` has ended for every file it was given; files it has stored are the caller's
@@ -58,6 +66,7 @@ export async function readMultipart(
   const upload = createUpload(parser, { onFile, limits })
   const stopFeeding = feed(bodyStream(c), parser, {
     onBytes: (bytes) => bytes > bytesMax && upload.fail(tooLarge(limits)),
+    msMax: limits.msMax,
     onBroken: upload.fail,
   })
   await upload.parsed
@@ -97,12 +106,20 @@ function createUpload(parser: BusboyInstance, { onFile, limits }: { onFile: OnFi
     if (failure) throw failure
   }
 
-  async function takeFile(stream: BusboyFileStream, file: IncomingFile) {
+  async function takeFile(stream: BusboyFileStream, { fileName, mediaType }: { fileName: string; mediaType: string }) {
     if (failure) return
+    const file = { name: cleanName(fileName), mediaType }
+    const bytes = readFile(stream, file.name)
     // Its own errors and those it met in the iterable both end here.
-    await onFile(file, readFile(stream, file.name)).catch(fail)
+    await (fileName ? onFile(file, bytes) : takeUnnamed(file, bytes)).catch(fail)
     open.delete(stream)
     stream.resume()
+  }
+
+  /** A web form sends its file field also when nothing was chosen: without a name and without a byte. */
+  async function takeUnnamed(file: IncomingFile, bytes: AsyncGenerator<Buffer>) {
+    const first = await bytes.next()
+    if (!first.done) await onFile(file, startWith(first.value, bytes))
   }
 
   parser.on('file', (_field, stream, fileName, _encoding, mediaType) => {
@@ -110,11 +127,12 @@ function createUpload(parser: BusboyInstance, { onFile, limits }: { onFile: OnFi
     open.add(stream)
     stream.on('error', (error) => fail(failure ?? malformed(error)))
     stream.on('limit', () => fail(fileTooLarge(fileName, limits)))
-    files = files.then(() => takeFile(stream, { name: cleanName(fileName), mediaType }))
+    files = files.then(() => takeFile(stream, { fileName, mediaType }))
   })
   parser.on('field', (name, value, _nameCut, isCut) => {
     if (isCut)
       fail(new AppError('payload_too_large', `Field ${name.slice(0, 100)} is larger than ${FIELD_BYTES_MAX} bytes`))
+    if (name in fields) fail(new AppError('invalid_request', `${name.slice(0, 100)}: is given twice`))
     fields[name] = value
   })
   parser.on('filesLimit', () => fail(new AppError('payload_too_large', `More than ${limits.filesMax} files`)))
@@ -139,7 +157,7 @@ function createUpload(parser: BusboyInstance, { onFile, limits }: { onFile: OnFi
 function feed(
   source: Readable,
   parser: BusboyInstance,
-  on: { onBytes(total: number): void; onBroken(error: Error): void },
+  on: { onBytes(total: number): void; onBroken(error: Error): void; msMax: number },
 ): () => void {
   let bytes = 0
   const timer = setTimeout(() => {
@@ -147,6 +165,7 @@ function feed(
     if (parser.writableNeedDrain) timer.refresh()
     else on.onBroken(new AppError('invalid_request', `No byte of the body came for ${SILENCE_MS_MAX / 1000} seconds`))
   }, SILENCE_MS_MAX)
+  const end = setTimeout(() => on.onBroken(tooLong(on.msMax)), on.msMax)
   const onData = (chunk: Buffer) => {
     timer.refresh()
     bytes += chunk.length
@@ -160,8 +179,14 @@ function feed(
   source.on('data', onData).on('close', onClose).on('error', onClose).pipe(parser)
   return () => {
     clearTimeout(timer)
+    clearTimeout(end)
     source.off('data', onData).off('close', onClose).unpipe(parser)
   }
+}
+
+async function* startWith(first: Buffer, rest: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  yield first
+  yield* rest
 }
 
 function createParser(contentType: string, limits: MultipartLimits): BusboyInstance {
@@ -184,6 +209,10 @@ function createParser(contentType: string, limits: MultipartLimits): BusboyInsta
 
 function tooLarge({ totalBytesMax }: MultipartLimits) {
   return new AppError('payload_too_large', `All files together may have ${totalBytesMax / MB} MB`)
+}
+
+function tooLong(msMax: number) {
+  return new AppError('invalid_request', `The body did not arrive within ${msMax / 60_000} minutes`)
 }
 
 function fileTooLarge(name: string, { fileBytesMax }: MultipartLimits) {

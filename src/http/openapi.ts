@@ -9,7 +9,8 @@ export const BEARER = [{ bearer: [] }]
 export const OPEN: never[] = []
 
 const DESCRIPTION = `HTTP API of the Lobu gateway. Start a conversation with \`POST /api/v1/agents\`, send messages to it, and follow
-its event stream. Everything under \`/api/v1\` also answers under \`/lobu/api/v1\`. Every error is JSON with a stable \`code\`.`
+its event stream. Everything under \`/api/v1\` also answers under \`/lobu/api/v1\`. Every error is JSON with a stable \`code\`.
+The organization is the credential's; the header \`x-lobu-org: <slug>\` makes sure of it (404 unknown, 403 another one).`
 
 /** The document of all routes mounted on `app` so far, made from the schemas that validate their requests. */
 export function createOpenApiDocument(app: Router, { version }: { version: string }): OpenApiDocument {

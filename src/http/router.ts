@@ -16,6 +16,7 @@ export type Router = OpenAPIHono<Env>
 
 /** Published clients put this before the agent API, the chat webhooks and the OpenAPI document. */
 const PREFIX = '/lobu'
+const AGENT_API = '/api/v1/'
 const PREFIXED = /^\/lobu\/api\/(v1|docs)(\/|$)/
 
 /**
@@ -61,7 +62,12 @@ function refusal(app: Router, c: Context<Env>): AppError {
   return new AppError('method_not_allowed', `This path takes ${allowed.join(', ')}, not ${c.req.method}`)
 }
 
-/** Middleware is registered for all methods and does not make a path exist. */
+/**
+ * Middleware is registered for all methods and does not make a path exist; nor do the organization routes, whose first
+ * parameter matches `v1`, make one in the agent API.
+ */
 function isRouted(app: Router, method: string, path: string): boolean {
-  return app.router.match(method, path)[0].some(([[, route]]) => route.method === method)
+  const home = path.startsWith(AGENT_API) ? AGENT_API : '/'
+  const matches = app.router.match(method, path)[0]
+  return matches.some(([[, route]]) => route.method === method && route.path.startsWith(home))
 }

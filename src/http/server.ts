@@ -54,6 +54,12 @@ export function createHttpServer(
   server.on('checkContinue', (incoming, outgoing) => {
     handle(incoming, outgoing, continueOnFirstRead(incoming, outgoing))
   })
+  server.on('checkExpectation', (_incoming, outgoing) => {
+    const error = 'The Expect header asks for what this server does not do'
+    outgoing.statusCode = 417
+    outgoing.setHeader('content-type', 'application/json')
+    outgoing.end(JSON.stringify({ error, code: 'invalid_request' }))
+  })
   server.on('clientError', (error, socket) => {
     // In the middle of a response there is no place for another one.
     const answering = [...active].some((outgoing) => outgoing.socket === socket && outgoing.headersSent)

@@ -73,8 +73,8 @@ test('a pass that throws is logged without its parameters and tried again; it ne
   await loop.start()
   await vi.advanceTimersByTimeAsync(20 * 2_000)
   expect(pass).toHaveBeenCalledTimes(21)
-  expect(lines).toHaveLength(20)
-  expect(lines[4]).toMatchObject({ loop: 'fragile', failures: 5, err: 'Error: nobody home' })
+  expect(lines.map(({ failures }) => failures)).toEqual([1, 2, 4, 8, 16])
+  expect(lines[4]).toMatchObject({ loop: 'fragile', failures: 16, err: 'Error: nobody home' })
   await loop.stop()
 })
 
@@ -91,6 +91,23 @@ test('rings do not cut the wait after a failure: a database that is away is not 
   // 0, then waits of at least 50, 100, 200, 400, 800 and from then on 1,000 ms.
   expect(pass.mock.calls.length).toBeLessThanOrEqual(9)
   expect(pass.mock.calls.length).toBeGreaterThanOrEqual(5)
+  await loop.stop()
+})
+
+test('an outage of an hour is a few lines and not thousands, and another fault in it is told at once', async () => {
+  const lines: Record<string, unknown>[] = []
+  let fault = 'away'
+  const pass = async () => {
+    throw new Error(fault)
+  }
+  const loop = createLoop({ log: recording(lines) }, { name: 'test', everyMs: 1_000, pass })
+  await loop.start()
+  await vi.advanceTimersByTimeAsync(60 * MINUTE_MS)
+  expect(lines.length).toBeGreaterThan(5)
+  expect(lines.length).toBeLessThan(20)
+  fault = 'broken'
+  await vi.advanceTimersByTimeAsync(2_000)
+  expect(lines.at(-1)).toMatchObject({ loop: 'test', err: 'Error: broken' })
   await loop.stop()
 })
 

@@ -26,7 +26,8 @@ const RETRY = { baseMs: 100, maxMs: 2_000 }
 
 /**
  * Runs `pass` again and again, one at a time, after each ring and at the latest every `everyMs` (jittered).
- * A pass that throws is logged and tried again after a backed-off wait, rings or not; it never ends the loop.
+ * A pass that throws is tried again after a backed-off wait, rings or not; it never ends the loop. It is logged, the same
+ * fault in a row at its first, second, fourth, eighth … time.
  * `stop` lets a running pass finish.
  */
 export function createLoop({ log }: { log: Logger }, options: LoopOptions): Loop {
@@ -36,6 +37,7 @@ export function createLoop({ log }: { log: Logger }, options: LoopOptions): Loop
   let running: Promise<void> | undefined
   let lastPassAt = performance.now()
   let failures = 0
+  let lastFault: string | undefined
 
   async function run() {
     while (!stopping.signal.aborted) {
@@ -55,7 +57,12 @@ export function createLoop({ log }: { log: Logger }, options: LoopOptions): Loop
       return again
     } catch (error) {
       failures++
-      log.warn({ loop: options.name, failures, err: errorLine(error) }, 'background pass failed')
+      const err = errorLine(error)
+      // Ever more rarely: in an outage every loop of every replica fails for as long as it lasts.
+      if (err !== lastFault || Number.isInteger(Math.log2(failures))) {
+        log.warn({ loop: options.name, failures, err }, 'background pass failed')
+      }
+      lastFault = err
       return false
     }
   }

@@ -24,7 +24,7 @@ function adviceFor(code: string, message: string): string | undefined {
     return 'Make the user of DATABASE_URL the owner of the database (alter database NAME owner to USER) and migrate again.'
   }
   if (code === '55P03') {
-    return 'A long query or transaction holds the table: find it in pg_stat_activity, or migrate at a quieter time. Nothing was changed by this file.'
+    return 'A long query or transaction holds the table: find it in pg_stat_activity, or migrate at a quieter time. The next run starts this file anew.'
   }
   return undefined
 }

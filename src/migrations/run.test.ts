@@ -168,6 +168,17 @@ describe('migrate on a server', () => {
     await holding
   })
 
+  test('a file may take its time, whatever bounds the URL or the server puts on statements', async ({
+    world,
+    empty,
+  }) => {
+    const files = await folder(world, { '0_slow': `${FIRST}\n--> statement-breakpoint\nselect pg_sleep(0.3)` })
+    const url = `${empty.url!}?statement_timeout=100`
+    const database = await openDatabase({ url, poolMax: 1, dataDir: null, log: world.log })
+    world.defer(database.close)
+    expect(await migrate({ database, log: world.log }, files)).toEqual({ applied: ['0_slow'] })
+  })
+
   test('an invalid index of an earlier try is built again and not taken for done', async ({ world, empty }) => {
     const database = await opened(world, empty)
     const files = await folder(world, { '0_first': `${FIRST} insert into first values (2)` })
@@ -187,6 +198,27 @@ describe('migrate on a server', () => {
     expect(await database.sql`select indisvalid from pg_index where indexrelid = 'first_kind_idx'::regclass`).toEqual([
       { indisvalid: true },
     ])
+  })
+
+  test('an index built beside the traffic does not wait for a forgotten transaction for ever', async ({
+    world,
+    empty,
+  }) => {
+    const database = await opened(world, empty)
+    const files = await folder(world, { '0_first': FIRST })
+    await migrate({ database, log: world.log }, files)
+    const index = `-- lobu:no-transaction\ncreate index concurrently if not exists first_id_idx on first (id)`
+    const more = await folder(world, { '0_first': FIRST, '1_index': index })
+    const forgotten = await database.dedicated()
+    await forgotten.sql.unsafe('begin; insert into first values (7)')
+
+    const running = migrate({ database, log: world.log }, { ...more, lockWaitMs: 200 })
+    await expect(running).rejects.toThrow(/1_index.*pg_stat_activity/s)
+    await forgotten.end()
+    expect(await migrate({ database, log: world.log }, more)).toEqual({ applied: ['1_index'] })
+    const [found] =
+      await database.sql`select indisvalid as valid from pg_index where indexrelid = 'first_id_idx'::regclass`
+    expect(found).toEqual({ valid: true })
   })
 
   test('is not stopped for good by a run that was killed', async ({ world, empty }) => {

@@ -13,6 +13,8 @@ const LOCK_POLL_MS = 100
 /** A statement that waits for a table lock makes everybody behind it wait too, so it gives way soon and tries again. */
 const LOCK_TIMEOUT_MS = 10_000
 const LOCK_RETRIES = 3
+/** A process that is frozen in the middle of a file keeps its locks no longer than this. */
+const IDLE_MS_MAX = 60_000
 
 export interface MigrateOptions {
   /** Folder with the `.sql` files and `meta/_journal.json`. */
@@ -46,15 +48,15 @@ export async function migrate(
 ): Promise<{ applied: string[] }> {
   const migrations = await readMigrations(options.dir)
   const connection = await database.dedicated()
+  const applied: string[] = []
   try {
     const { pending, unknown } = compare(migrations, await readApplied(connection.sql))
     if (unknown > 0) log.warn({ unknown }, 'the database was migrated by a newer release; carrying on')
-    if (pending.length === 0) {
-      await ensureTenantRole(connection.sql)
-      return { applied: [] }
+    if (pending.length > 0) {
+      const lockWaitMs = options.lockWaitMs ?? LOCK_WAIT_MS
+      const run: Run = { connection, log, migrations, lockWaitMs, deadline: performance.now() + lockWaitMs }
+      applied.push(...(await withRunLock(run, () => applyPending(run, options.lockTimeoutMs ?? LOCK_TIMEOUT_MS))))
     }
-    const run: Run = { connection, log, migrations, deadline: performance.now() + (options.lockWaitMs ?? LOCK_WAIT_MS) }
-    const applied = await withRunLock(run, () => applyPending(run, options.lockTimeoutMs ?? LOCK_TIMEOUT_MS))
     await ensureTenantRole(connection.sql)
     return { applied }
   } finally {
@@ -79,6 +81,7 @@ interface Run {
   connection: Dedicated
   log: Logger
   migrations: Migration[]
+  lockWaitMs: number
   /** By `performance.now()`: when to stop waiting for another process. */
   deadline: number
 }
@@ -157,7 +160,10 @@ async function applyIn(tx: Tx, run: Run, migration: Migration, lockTimeoutMs: nu
   const [row] = await tx<{ locked: boolean }[]>`select pg_try_advisory_xact_lock(${LOCK_KEY}) as locked`
   if (!row!.locked) return 'busy'
   if (!(await isPending(tx, run, migration))) return 'not needed'
-  await tx`select set_config('lock_timeout', ${String(lockTimeoutMs)}, true)`
+  // The other two may be bounded by the server, the URL or a pooler: a file may take its time.
+  await tx`
+    select set_config('lock_timeout', ${String(lockTimeoutMs)}, true), set_config('statement_timeout', '0', true),
+      set_config('idle_in_transaction_session_timeout', ${String(IDLE_MS_MAX)}, true)`
   await runStatements(tx, migration)
   await record(tx, migration)
   return 'applied'
@@ -201,6 +207,8 @@ async function applyWithoutTransaction(run: Run, migration: Migration): Promise<
   if (!session) {
     throw new Error(`Migration ${migration.name} cannot run through a transaction pooler: set DATABASE_DIRECT_URL.`)
   }
+  // Such statements wait for every transaction that is older than they are, and hold up nobody meanwhile.
+  await sql`select set_config('lock_timeout', ${String(run.lockWaitMs)}, false)`
   for (const name of await invalidIndexes(sql, migration))
     await sql.unsafe(`drop index concurrently if exists "${name}"`)
   await runStatements(sql, migration)

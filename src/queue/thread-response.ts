@@ -7,7 +7,7 @@
  */
 import type { Sql } from '../db/client.ts'
 import { lazyCommit } from '../db/lazy-commit.ts'
-import { type FencedRun, inLockOrder } from './runs.ts'
+import type { FencedRun } from './runs.ts'
 
 /** Events of one run that were produced since its last batch. */
 export interface ReplyBatch extends FencedRun {
@@ -44,17 +44,19 @@ export async function insertReplies(sql: Sql, batches: ReplyBatch[]): Promise<Se
         ${batches.map((b) => b.events)}::text[])
         as x (organization_id, run_id, fence, conversation_id, batch, event_count, events)
     ), locked as materialized (
-      select r.organization_id, r.id, g.conversation_id, g.batch, g.event_count, g.events from runs r
-      join given g on r.organization_id = g.organization_id and r.id = g.run_id and r.fence = g.fence
-      where r.state = 'running' and r.reply_batch = g.batch - 1
-      ${inLockOrder(sql)}
+      select l.id, g.organization_id, g.conversation_id, g.batch, g.event_count, g.events
+      from (select * from given order by organization_id, run_id) g cross join lateral (
+        select r.id from runs r
+        where r.organization_id = g.organization_id and r.id = g.run_id and r.fence = g.fence
+          and r.state = 'running' and r.reply_batch = g.batch - 1
+        for no key update
+      ) l
     ), held as (
-      update runs r set reply_batch = l.batch from locked l
-      where r.organization_id = l.organization_id and r.id = l.id
-      returning r.id, l.organization_id, l.conversation_id, l.event_count, l.events
+      update runs r set reply_batch = r.reply_batch + 1 where r.id = any(array(select id from locked))
+      returning r.id
     ), put as (
       insert into thread_response (organization_id, conversation_id, event_count, events)
-      select organization_id, conversation_id, event_count, events from held
+      select organization_id, conversation_id, event_count, events from locked
     )
     select id from held cross join ${lazyCommit(sql)}`
   const stored = new Set(rows.map((row) => row.id))
@@ -95,8 +97,7 @@ export interface PublishPass {
  * under its next numbers, in one statement (I2). A conversation that another publisher holds at this moment is left to
  * it. `afterId` skips rows that are known to be gone, whose dead versions a long transaction may keep in the index.
  *
- * Its shape: the planner often takes this queue for empty, and would then read whole tables to join them. So rows are
- * named by one array of ids, and conversations are looked up one at a time (a lateral query that locks is not turned round).
+ * Its shape: see `queue/runs.ts` on how many rows are named to the planner.
  */
 export async function publishReplies(
   sql: Sql,
@@ -127,7 +128,8 @@ export async function publishReplies(
       select organization_id, conversation_id, first_seq, last_seq, events from packed
     ), moved as (
       update conversations c set last_seq = p.last_seq from packed p
-      where c.organization_id = p.organization_id and c.id = p.conversation_id
+      where c.id = any(array(select conversation_id from packed))
+        and c.organization_id = p.organization_id and c.id = p.conversation_id
     ), page as (
       select count(*)::int as seen, (count(*) - (select count(*) from taken))::int as left_over,
         coalesce(min(id), 0)::bigint as lowest, coalesce(max(id), 0)::bigint as highest

@@ -20,6 +20,11 @@ export function encodeChunk(text: string): Buffer {
   return Buffer.from(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)
 }
 
+/** The text of one HTTP chunk, for a client that does not know chunks. */
+export function unwrapChunk(chunk: Buffer): Buffer {
+  return chunk.length === 0 ? chunk : chunk.subarray(chunk.indexOf('\r\n') + 2, -2)
+}
+
 /** A numbered event. */
 export function formatEvent({ seq, name, data }: LoggedEvent): string {
   return `id: ${seq}\nevent: ${name}\ndata: ${data}\n\n`
@@ -27,7 +32,7 @@ export function formatEvent({ seq, name, data }: LoggedEvent): string {
 
 /** An event outside the numbering: `connected`, `ping`, `reset`, `closed`. */
 export function formatNotice(name: string, data: Record<string, unknown>): string {
-  return `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`
+  return `event: ${name}\ndata: ${toOneLine(data)}\n\n`
 }
 
 /** Tells the client how long to wait before it comes back. */
@@ -35,9 +40,21 @@ export function formatRetry(ms: number): string {
   return `retry: ${ms}\n\n`
 }
 
-/** An event as the queue and the log carry it: name, space, data. JSON escapes line ends, so one line is one event. */
+/** An event as the queue and the log carry it: name, space, data on one line. */
 export function encodeEventLine(name: string, data: Record<string, unknown>): string {
-  return `${name} ${JSON.stringify(data)}`
+  return `${name} ${toOneLine(data)}`
+}
+
+/**
+ * Line ends of Unicode that JSON leaves as they are. No event stream ends a line there, but Python's `splitlines` and its
+ * like do, and clients are built on them.
+ */
+const UNICODE_LINE_ENDS = /[\x85\u2028\u2029]/g
+
+function toOneLine(data: Record<string, unknown>): string {
+  return JSON.stringify(data).replace(UNICODE_LINE_ENDS, (end) => {
+    return `\\u${end.charCodeAt(0).toString(16).padStart(4, '0')}`
+  })
 }
 
 /** The numbered events of log lines whose first has the number `firstSeq`. */

@@ -1,5 +1,5 @@
 import type { ServerResponse } from 'node:http'
-import { encodeChunk, FINAL_CHUNK, formatRetry } from './frames.ts'
+import { encodeChunk, FINAL_CHUNK, formatRetry, unwrapChunk } from './frames.ts'
 
 /**
  * Above this many waiting bytes a stream gets no live events; it catches up from the log when the reader has read.
@@ -10,6 +10,13 @@ const SOFT_BYTES = 262_144
 const STALLED_MS = 30_000
 /** The same for the last bytes of a stream that has ended. */
 const LINGER_MS = 5_000
+
+/** What every event stream says of itself; nobody on the way may buffer, change or compress it. */
+export const STREAM_HEADERS = {
+  'content-type': 'text/event-stream; charset=utf-8',
+  'cache-control': 'no-cache, no-transform',
+  'x-accel-buffering': 'no',
+}
 
 /** One open event stream: the bytes and the socket, nothing about conversations. */
 export interface Stream {
@@ -32,7 +39,8 @@ export interface Stream {
 
 /**
  * Takes over the response of a request: sends the head of an event stream and from then on writes to the socket itself,
- * since one prepared buffer for all streams costs far less than the response object's own framing.
+ * since one prepared buffer for all streams costs far less than the response object's own framing. HTTP/1.0, which some
+ * proxies speak unless told otherwise, knows no chunks: there the body ends with the connection.
  * `onClose` is called exactly once, however the stream ends.
  */
 export function openStream(
@@ -40,12 +48,10 @@ export function openStream(
   args: { bytesMax: number; stalledMs?: number | undefined; onClose(): void },
 ): Stream {
   const { bytesMax, stalledMs = STALLED_MS } = args
+  const knowsChunks = outgoing.req.httpVersionMinor > 0
   outgoing.writeHead(200, {
-    'content-type': 'text/event-stream; charset=utf-8',
-    'cache-control': 'no-cache, no-transform',
-    'x-accel-buffering': 'no',
-    'transfer-encoding': 'chunked',
-    connection: 'keep-alive',
+    ...STREAM_HEADERS,
+    ...(knowsChunks ? { 'transfer-encoding': 'chunked', connection: 'keep-alive' } : { connection: 'close' }),
   })
   outgoing.flushHeaders()
   const socket = outgoing.socket
@@ -54,6 +60,7 @@ export function openStream(
   let takenAt = performance.now()
   let waiters: (() => void)[] = []
 
+  const send = (chunk: Buffer) => socket?.write(knowsChunks ? chunk : unwrapChunk(chunk))
   const wake = () => {
     const woken = waiters
     waiters = []
@@ -79,7 +86,7 @@ export function openStream(
     },
     write(chunk) {
       if (closed || !socket) return false
-      socket.write(chunk)
+      send(chunk)
       return socket.writableLength <= SOFT_BYTES
     },
     drained() {
@@ -88,8 +95,8 @@ export function openStream(
     },
     end(lastWords) {
       if (closed || !socket) return
-      if (lastWords) socket.write(encodeChunk(lastWords))
-      socket.end(FINAL_CHUNK)
+      if (lastWords) send(encodeChunk(lastWords))
+      socket.end(knowsChunks ? FINAL_CHUNK : '')
       socket.setTimeout(Math.min(LINGER_MS, stalledMs), () => socket.destroy())
       close()
     },

@@ -47,9 +47,12 @@ export function createGuard({ log }: { log: Logger }, { dir }: { dir: string }):
       env: { PATH: '/usr/bin:/bin' },
       cwd: '/',
     })
-    child.stdin.on('error', () => {})
-    child.once('error', (error) => {
-      missing = true
+    // Absent where there was no descriptor left for it.
+    child.stdin?.on('error', () => {})
+    child.on('error', (error: NodeJS.ErrnoException) => {
+      if (shell === child) shell = undefined
+      // Anything else, such as a lack of descriptors, passes: the next worker tries again.
+      missing = error.code === 'ENOENT'
       log.warn({ err: error.message }, 'no shell to guard worker processes; they may outlive a killed gateway')
     })
     child.once('exit', () => {

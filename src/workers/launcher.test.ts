@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { createProcessLauncher, type Launcher } from './launcher.ts'
 import { createScripts, isAlive, log, SOURCE_ENTRY, SPEAKS, until } from './test-rig.ts'
@@ -29,6 +29,16 @@ async function outputOf(launcher: Launcher) {
   return { text, exit }
 }
 
+it('a launcher that could not start can be stopped', async () => {
+  const { TMPDIR } = process.env
+  process.env.TMPDIR = '/nowhere'
+  const launcher = createProcessLauncher({ log }, { entry: SOURCE_ENTRY, args: [], memoryMb: 512, cacheDirs: [] })
+  await expect(launcher.start()).rejects.toThrow('ENOENT')
+  if (TMPDIR === undefined) delete process.env.TMPDIR
+  else process.env.TMPDIR = TMPDIR
+  await launcher.stop()
+})
+
 describe('a launched process', () => {
   it('finds none of our environment, in any process that is its own', async () => {
     process.env.LOBU_CANARY = 'canary-7f3a'
@@ -39,7 +49,7 @@ describe('a launched process', () => {
       console.log(readFileSync('/proc/self/environ', 'utf8'), execFileSync('env').toString())`)
     const { text } = await outputOf(launcher)
     delete process.env.LOBU_CANARY
-    expect(text.split('\n')[0]).toBe('HOME LANG PATH TMPDIR TZ')
+    expect(text.split('\n')[0]).toBe('HOME LANG MALLOC_ARENA_MAX PATH TMPDIR TZ')
     expect(text).not.toContain('canary')
     await launcher.stop()
   })
@@ -78,6 +88,62 @@ describe('a launched process', () => {
     process.execPath = before
     // setpriv, where it is there, is what starts and then finds nothing to run.
     expect(exit.error ?? exit.code).not.toBe(0)
+    await launcher.stop()
+  })
+
+  it('that finds no descriptor left says why, and does not take its parent with it', async () => {
+    const launcherUrl = JSON.stringify(join(import.meta.dirname, 'launcher.ts'))
+    const loggerUrl = JSON.stringify(join(import.meta.dirname, '../lib/logger.ts'))
+    const parent = scripts.write(
+      `
+      import { closeSync, openSync } from 'node:fs'
+      import { createLogger } from ${loggerUrl}
+      import { createProcessLauncher } from ${launcherUrl}
+      const log = createLogger({ level: 'silent', pretty: false })
+      const launcher = createProcessLauncher({ log }, { entry: import.meta.filename, args: [], memoryMb: 512, cacheDirs: [] })
+      await launcher.start()
+      const open: number[] = []
+      try { for (;;) open.push(openSync('/dev/null')) } catch {}
+      const { error } = await launcher.launch().exited
+      await new Promise(setImmediate)
+      open.forEach((fd) => closeSync(fd))
+      console.log(error)
+      await launcher.stop()`,
+      'ts',
+    )
+    const child = spawn('sh', ['-c', 'ulimit -n 100; exec "$0" "$1"', process.execPath, parent])
+    let text = ''
+    child.stdout.on('data', (data) => {
+      text += data
+    })
+    child.stderr.on('data', (data) => {
+      text += data
+    })
+    const [code] = await once(child, 'close')
+    expect({ text, code }).toMatchObject({ text: expect.stringContaining('EMFILE'), code: 0 })
+  })
+
+  it('has a folder although somebody has tidied up the temporary files', async () => {
+    const launcher = await launcherOf('console.log(process.cwd())')
+    const before = (await outputOf(launcher)).text.trim()
+    rmSync(dirname(before), { recursive: true })
+    const after = (await outputOf(launcher)).text.trim()
+    expect(dirname(after)).not.toBe(dirname(before))
+    await launcher.stop()
+    expect(existsSync(dirname(after))).toBe(false)
+  })
+
+  it('lets go of its output although something that left its group still holds it', async () => {
+    const launcher = await launcherOf(`
+      import { spawn } from 'node:child_process'
+      const { pid } = spawn('sleep', ['1000'], { detached: true, stdio: 'inherit' })
+      console.log(pid)
+      process.exit(0)`)
+    const launched = launcher.launch()
+    const [line] = await once(launched.stdout!, 'data')
+    await launched.exited
+    process.kill(Number(line), 'SIGKILL')
+    expect([launched.stdout!.destroyed, launched.stderr!.destroyed]).toEqual([true, true])
     await launcher.stop()
   })
 

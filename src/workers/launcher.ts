@@ -35,7 +35,7 @@ export interface LaunchedProcess {
   readonly socket: Duplex | undefined
   readonly stdout: Readable | undefined
   readonly stderr: Readable | undefined
-  /** Resolves when the process has ended, its group is killed, and what it wrote to socket and stderr was read. */
+  /** Resolves when the process has ended, its group is killed, and what it wrote was read. */
   readonly exited: Promise<WorkerExit>
   /** Signals the process and all that it has started. Harmless when they are gone. */
   signal(signal: 'SIGTERM' | 'SIGKILL'): void
@@ -101,7 +101,8 @@ export function createProcessLauncher({ log }: { log: Logger }, options: Launche
       }
     },
     async stop() {
-      const stopped = await starting
+      // One that could not start has nothing to stop; whoever started it was told why.
+      const stopped = await starting?.catch(() => undefined)
       host = undefined
       await stopped?.guard.stop()
       if (stopped) await removeFolder(stopped.dir)
@@ -119,7 +120,7 @@ interface Host {
 }
 
 async function prepareHost({ log }: { log: Logger }, options: LauncherOptions): Promise<Host> {
-  const dir = mkdtempSync(join(tmpdir(), 'lobu-'))
+  const dir = makeParentFolder()
   const guard = createGuard({ log }, { dir })
   const isSource = options.entry.endsWith('.ts')
   const [hasSetpriv, cacheDir] = await Promise.all([
@@ -137,8 +138,18 @@ function probe(command: string, args: string[]): Promise<boolean> {
   })
 }
 
+function makeParentFolder(): string {
+  return mkdtempSync(join(tmpdir(), 'lobu-'))
+}
+
+/** Hosts tidy up their temporary files: a parent that is gone is made anew, under a name that nobody can have taken. */
+function makeWorkerFolder(host: Host): string {
+  if (!existsSync(host.dir)) host.dir = makeParentFolder()
+  return mkdtempSync(join(host.dir, 'w-'))
+}
+
 function spawnWorker(host: Host, options: LauncherOptions) {
-  const cwd = mkdtempSync(join(host.dir, 'w-'))
+  const cwd = makeWorkerFolder(host)
   const heapMb = Math.floor(options.memoryMb * HEAP_SHARE)
   // Small young generation: a worker makes little garbage, and there are hundreds of them.
   const node = [process.execPath, `--max-old-space-size=${heapMb}`, '--max-semi-space-size=1']
@@ -151,6 +162,8 @@ function spawnWorker(host: Host, options: LauncherOptions) {
       HOME: cwd,
       TMPDIR: cwd,
       LANG: 'C.UTF-8',
+      // glibc keeps a heap for each thread; one for all saves a worker, which has one busy thread, a megabyte.
+      MALLOC_ARENA_MAX: '1',
       TZ: 'UTC',
       ...(host.cacheDir ? { NODE_COMPILE_CACHE: host.cacheDir } : {}),
     },
@@ -163,8 +176,9 @@ function spawnWorker(host: Host, options: LauncherOptions) {
 
 function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd: string }): LaunchedProcess {
   const { pid } = child
-  const socket = (child.stdio[GATEWAY_FD] as Duplex | null) ?? undefined
-  const lastWords = Promise.all([closing(socket), closing(child.stderr)])
+  // Without a free descriptor there are no streams at all, whatever the types say.
+  const socket = (child.stdio?.[GATEWAY_FD] as Duplex | null | undefined) ?? undefined
+  const lastWords = Promise.all([socket, child.stdout, child.stderr].map(closing))
   // EPIPE and the like: the end of the process says all there is to say.
   socket?.on('error', () => {})
   if (pid !== undefined) {
@@ -172,7 +186,8 @@ function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd
     writeFile(`/proc/${pid}/oom_score_adj`, OOM_SCORE).catch(() => {})
   }
   const ended = new Promise<WorkerExit>((resolve) => {
-    child.once('error', (error) => pid === undefined && resolve({ code: null, signal: null, error: error.message }))
+    // It also says of a signal that it could not be sent, and nobody must be without a listener for it.
+    child.on('error', (error) => pid === undefined && resolve({ code: null, signal: null, error: error.message }))
     child.once('exit', (code, signal) => resolve({ code, signal }))
   })
   let isGone = pid === undefined
@@ -180,7 +195,9 @@ function superviseProcess(host: Host, { child, cwd }: { child: ChildProcess; cwd
     // What it started is in its group, and keeps the group's number from being given to others until this kill.
     if (!isGone) signalGroup(child, 'SIGKILL')
     isGone = true
-    if (!(await settlesWithin(lastWords, LAST_WORDS_MS))) socket?.destroy()
+    await settlesWithin(lastWords, LAST_WORDS_MS)
+    // Something that left the group may hold the other ends open for ever.
+    for (const stream of [socket, child.stdout, child.stderr]) stream?.destroy()
     if (pid !== undefined) host.guard.remove(pid)
     await removeFolder(cwd)
     return exit

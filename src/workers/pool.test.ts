@@ -179,6 +179,20 @@ describe('cancelling', () => {
     expect(rig.pool.free()).toBe(4)
   })
 
+  it('does not wait for a worker that hangs in its start', async () => {
+    const scripts = createScripts()
+    const entry = scripts.write(`${SPEAKS} setInterval(() => {}, 1000)`)
+    const rig = await rigOf({ entry, startMs: 600_000 })
+    const abort = new AbortController()
+    const turn = runTurn(rig, { signal: abort.signal })
+    await until(() => rig.pids().length === 1)
+    abort.abort()
+    expect((await turn).end.status).toBe('cancelled')
+    expect(isAlive(rig.pids()[0]!)).toBe(false)
+    expect(rig.pool.free()).toBe(4)
+    scripts.remove()
+  })
+
   it('before a worker is there starts no turn', async () => {
     const { model, calls } = saying('Hi')
     const rig = await rigOf({ requests: { model } })
@@ -258,6 +272,22 @@ describe('the pool', () => {
     expect((await old).status).toBe('lost')
     expect(next.status).toBe('completed')
     expect(rig.pids()).toHaveLength(2)
+  })
+
+  it('that stops in the moment in which a turn begins starts no worker any more', async () => {
+    const scripts = createScripts()
+    const entry = scripts.write(`${SPEAKS}\n${ANSWERS_AT_ONCE}`)
+    for (let ticks = 0; ticks < 6; ticks++) {
+      const rig = await rigOf({ entry })
+      const turn = runTurn(rig)
+      for (let tick = 0; tick < ticks; tick++) await Promise.resolve()
+      const launched = rig.pids()
+      await rig.pool.stop()
+      expect(rig.pids()).toEqual(launched)
+      expect(launched.filter(isAlive)).toEqual([])
+      expect((await turn).end.error?.code).toBe('gateway_stopping')
+    }
+    scripts.remove()
   })
 
   it('stops in order: running turns are lost, processes gone, later turns refused', async () => {

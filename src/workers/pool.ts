@@ -7,6 +7,7 @@ import { createWorkerProcess, type WorkerProcess } from './process.ts'
 import { NO_USAGE, type TurnCommand } from './protocol.ts'
 import { createSlots } from './slots.ts'
 import { lostTurn, type TurnEnd, type TurnHandlers, type WorkerRequests } from './turn.ts'
+import { unlessAborted } from './wait.ts'
 
 export type { TurnEnd, TurnHandlers, WorkerRequests } from './turn.ts'
 
@@ -142,13 +143,13 @@ export function createWorkerPool(
       const own = byKey.get(key)
       if (own && !own.busy && !own.process.isLeaving()) return occupy(own, key)
       const spare = own ? undefined : bestSpare()
-      if (spare) return readied(occupy(spare, key))
+      if (spare) return readied(occupy(spare, key), signal)
       // A turn that this replica no longer holds may still run here: two of one conversation must never.
       if (own) await retire(own)
-      else if (workers.size >= max) await makeRoom()
+      else if (workers.size >= max) await makeRoom(signal)
       else if (await starts.take(signal)) {
-        const isNeeded = !byKey.has(key) && workers.size < max
-        const worker = isNeeded ? readied(occupy(launch(key), key)) : undefined
+        const isNeeded = !isStopping && !byKey.has(key) && workers.size < max
+        const worker = isNeeded ? readied(occupy(launch(key), key), signal) : undefined
         await worker
         starts.release()
         if (isNeeded) return worker
@@ -166,9 +167,10 @@ export function createWorkerPool(
     return worker
   }
 
-  async function readied(worker: Worker): Promise<Worker | undefined> {
-    if (await worker.process.ready) return worker
-    release(worker)
+  /** A start that hangs must not hold up who cancels, nor the gateway's own end. */
+  async function readied(worker: Worker, signal: AbortSignal): Promise<Worker | undefined> {
+    if (await unlessAborted(worker.process.ready, signal)) return worker
+    await retire(worker)
     return undefined
   }
 
@@ -179,11 +181,11 @@ export function createWorkerPool(
   }
 
   /** Ends the worker that has been idle longest, or waits for one that is ending. */
-  async function makeRoom() {
+  async function makeRoom(signal: AbortSignal) {
     const idle = [...workers].filter((worker) => !worker.busy && !worker.process.isLeaving())
     const oldest = idle.reduce<Worker | undefined>((a, b) => (a && a.idleAt <= b.idleAt ? a : b), undefined)
     if (oldest) await retire(oldest)
-    else await Promise.race([...workers].map((worker) => worker.process.exited))
+    else await unlessAborted(Promise.race([...workers].map((worker) => worker.process.exited)), signal)
   }
 
   function rest(worker: Worker) {

@@ -13,7 +13,7 @@ import {
 } from './protocol.ts'
 import { serveWorker, type WorkerLink } from './transport.ts'
 import { type LossCode, lostTurn, type TurnEnd, type TurnHandlers, type WorkerRequests } from './turn.ts'
-import { settlesWithin } from './wait.ts'
+import { settlesWithin, unlessAborted } from './wait.ts'
 
 /** What an aborted worker may take to end its turn itself, so that its tools can tidy up and its calls close. */
 const CANCEL_MS = 200
@@ -212,7 +212,7 @@ export function createWorkerProcess(
       if (Buffer.byteLength(line) > COMMAND_BYTES_MAX) return tooLarge()
       const current = beginTurn(args)
       if (!link?.send(line)) fail('worker_crashed')
-      await endOrAbort(current)
+      await unlessAborted(current.ended, current.signal)
       return current.end ?? cancelTurn(current)
     },
   }
@@ -226,15 +226,6 @@ function tell(on: TurnHandlers, report: Extract<Report, { type: 'delta' | 'tool'
   if (report.type === 'delta') on.onDelta(report.text)
   else if (report.type === 'tool') on.onTool({ name: report.name, phase: report.phase, summary: report.summary })
   else on.onBeat()
-}
-
-async function endOrAbort({ ended, signal }: ActiveTurn) {
-  if (signal.aborted) return
-  const { promise: aborted, resolve } = Promise.withResolvers<void>()
-  const onAbort = () => resolve()
-  signal.addEventListener('abort', onAbort, { once: true })
-  await Promise.race([ended, aborted])
-  signal.removeEventListener('abort', onAbort)
 }
 
 interface Ending {

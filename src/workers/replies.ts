@@ -50,6 +50,8 @@ interface Entry {
   chars: number
   open: boolean
   onStale(): void
+  /** Wakes who waits for `sent` to be stored. */
+  onSettled?: () => void
 }
 
 /**
@@ -105,6 +107,7 @@ export function createReplyWriter({
 
   function settle(entry: Entry, stored: boolean) {
     entry.sent = null
+    entry.onSettled?.()
     if (!entry.open) entries.delete(entry)
     if (stored) return
     const wasOpen = entry.open
@@ -146,13 +149,31 @@ export function createReplyWriter({
         async close(signal) {
           entry.open = false
           if (!entry.sent) entries.delete(entry)
-          while (entry.sent && !signal.aborted) await flight
-          if (entry.sent) return null
+          // Not for the whole flight: while other runs speak it does not end, nor while the database is away.
+          else await settled(entry, signal)
+          if (entry.sent) {
+            // Given up: nobody may send it any more, or stopping would wait for it for ever.
+            entries.delete(entry)
+            return null
+          }
           return entry.waiting.map((event) => encodeEventLine(event.name, event.data))
         },
       }
     },
   }
+}
+
+/** Resolves when the batch in flight is stored or refused, or when `signal` aborts. */
+function settled(entry: Entry, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve()
+    const done = () => {
+      signal.removeEventListener('abort', done)
+      resolve()
+    }
+    entry.onSettled = done
+    signal.addEventListener('abort', done, { once: true })
+  })
 }
 
 function nextBatch(entry: Entry): ReplyBatch {

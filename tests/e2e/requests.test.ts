@@ -3,6 +3,7 @@ import { findFaults, type Seen } from '../support/checker.ts'
 import { type Answer, type Cluster, test } from '../support/cluster.ts'
 import { type Follower, followEvents, streamedText } from '../support/follower.ts'
 import { until } from '../support/gateway.ts'
+import { sendRaw } from '../support/http.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('three replicas share it')
@@ -18,6 +19,12 @@ async function openFollowed(cluster: Cluster, body?: Record<string, unknown>) {
 /** What is wrong with all that this client saw. */
 function faultsOf(follower: Follower, acknowledged: Seen['acknowledged']) {
   return findFaults([{ name: 'it', acknowledged, events: follower.events(), faults: follower.faults, after: 0 }])
+}
+
+async function expectNoConversation(cluster: Cluster, body: Record<string, unknown>, code: string) {
+  const refused = await cluster.call('POST', '/api/v1/agents', { body })
+  expect(refused, JSON.stringify(body)).toMatchObject({ status: 400, body: { success: false, code } })
+  expect(refused.headers['retry-after']).toBeUndefined()
 }
 
 const readRun = async (cluster: Cluster, runId: string) => (await cluster.call('GET', `/api/v1/runs/${runId}`)).body
@@ -276,16 +283,21 @@ describe('conversations', () => {
   })
 
   test('use the model they name, and are refused one that cannot be used', async ({ cluster }) => {
-    const { conversation, follower } = await openFollowed(cluster, { provider: 'demo', model: 'other' })
-    const { messageId, runId } = await conversation.send('/echo x')
-    await follower.completed(messageId)
-    expect((await readRun(cluster, runId)).model).toBe('demo/other')
-    for (const body of [{ model: 'nobody/x' }, { model: 'anthropic/claude-sonnet-4-5' }]) {
-      const refused = await cluster.call('POST', '/api/v1/agents', { body })
-      expect([400, 503]).toContain(refused.status)
-      expect(refused.body).toMatchObject({ success: false, code: expect.stringMatching(/^[a-z_]+$/) })
+    for (const named of [
+      { provider: 'demo', model: 'other' },
+      { provider: 'demo', model: 'demo/other' },
+    ]) {
+      const { conversation, follower } = await openFollowed(cluster, named)
+      const { messageId, runId } = await conversation.send('/echo x')
+      await follower.completed(messageId)
+      expect((await readRun(cluster, runId)).model).toBe('demo/other')
+      await follower.stop()
     }
-    await follower.stop()
+    const unknown = [{ model: 'nobody/x' }, { provider: 'nobody' }]
+    for (const body of unknown) await expectNoConversation(cluster, body, 'invalid_request')
+    // What needs a setting of the operator does not pass by itself: no client may be told to try again.
+    const unconfigured = [{ model: 'anthropic/claude-sonnet-4-5' }, { provider: 'anthropic' }]
+    for (const body of unconfigured) await expectNoConversation(cluster, body, 'model_unavailable')
   })
 })
 
@@ -309,4 +321,17 @@ test('agents are made, found, changed and removed, with the answers that clients
   await until(follower.isOver, 'the stream of a removed conversation is closed')
   expect((await cluster.call('POST', '/api/v1/agents', { body: { agentId: 'travel-desk' } })).status).toBe(404)
   expect((await cluster.call('DELETE', `${path}/assistant`)).status).toBe(409)
+})
+
+test('HEAD of an event stream is answered with headers alone, and its connection can be used again', async ({
+  cluster,
+}) => {
+  const { id } = await cluster.open()
+  const head = `HEAD /api/v1/agents/${id}/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${cluster.key}\r\n\r\n`
+  const get = 'GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n'
+  const received = await sendRaw(Number(new URL(cluster.replicas[0]!.url).port), head + get)
+  const [first, second, body] = received.split('\r\n\r\n')
+  expect(first).toMatch(/^HTTP\/1.1 200 OK[\s\S]*content-type: text\/event-stream/i)
+  expect(second).toMatch(/^HTTP\/1.1 200 OK/)
+  expect(body).toContain('"status":"ok"')
 })

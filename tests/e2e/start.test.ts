@@ -8,6 +8,7 @@ import { MIGRATIONS } from '../support/database.ts'
 import { followEvents } from '../support/follower.ts'
 import { until } from '../support/gateway.ts'
 import { productionEnv, test } from '../support/programs.ts'
+import { startTcpProxy } from '../support/tcp-proxy.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('the programs share it')
@@ -147,8 +148,63 @@ test('a port that is taken is named in one sentence, and nothing stays behind', 
   await new Promise((resolve) => other.close(resolve))
 })
 
-test('an unknown command is answered with the ones there are', async ({ programs }) => {
-  const { code, stderr } = await programs.run(['sevre'], {})
-  expect(code).toBe(2)
-  for (const name of ['serve', 'migrate', 'bootstrap', 'version']) expect(stderr).toContain(name)
+test.for(['sevre', 'constructor'])(
+  'an unknown command (%s) is answered with the ones there are',
+  async (name, { programs }) => {
+    const { code, stderr } = await programs.run([name], {})
+    expect(code).toBe(2)
+    for (const known of ['serve', 'migrate', 'bootstrap', 'version']) expect(stderr).toContain(known)
+  },
+)
+
+test('SIGTERM is obeyed while another process migrates, however long that takes', async ({ programs }) => {
+  const url = await programs.database({ empty: true })
+  const database = await openDatabase({
+    url,
+    poolMax: 1,
+    dataDir: null,
+    log: createLogger({ level: 'silent', pretty: false }),
+  })
+  const other = await database.dedicated()
+  // The lock of `migrate`.
+  await other.sql`select pg_advisory_lock(7262027001)`
+  const program = await programs.start(['serve'], { ...productionEnv(url), PORT: '0', LOG_PRETTY: '0' })
+  await until(
+    async () =>
+      (
+        await database.sql`select 1 from pg_stat_activity where query like '%pg_try_advisory_lock%' and pid <> pg_backend_pid()`
+      ).length > 0,
+    'it waits for the lock',
+  )
+  program.signal('SIGTERM')
+  // An end by the signal itself would do anywhere but in a container, where this is process 1.
+  expect(await program.exited).toEqual({ code: 0, signal: null })
+  await other.end()
+  await database.close()
+})
+
+test('a replica that waits for its schema outlives an outage of the database', async ({ programs }) => {
+  const url = await programs.database({ empty: true })
+  const proxy = await startTcpProxy(url)
+  const gateway = await programs.serve({ ...productionEnv(proxy.url), SKIP_MIGRATIONS: '1' })
+  await gateway.logged('the database schema is behind this release: run "lobu migrate"')
+  await proxy.close()
+  await gateway.logged('the database went away before its schema was current')
+  const back = await startTcpProxy(url, { port: Number(new URL(proxy.url).port) })
+  expect((await programs.run(['migrate'], productionEnv(url))).code).toBe(0)
+  await gateway.ready()
+  await gateway.destroy()
+  await back.close()
+})
+
+test.for(['version', '--version', '-v'])('%s prints the version and nothing else', async (word, { programs }) => {
+  expect(await programs.run([word], {})).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) })
+})
+
+test('a model server that nothing will use is pointed out at the start', async ({ programs }) => {
+  const env = { ...productionEnv(await programs.database()), OPENAI_COMPATIBLE_BASE_URL: 'http://127.0.0.1:9/v1' }
+  const gateway = await programs.serve(env)
+  await gateway.logged('gateway ready')
+  const warnings = gateway.lines().filter(({ level }) => level === 'warn')
+  expect(warnings.map(({ msg }) => msg).join()).toContain('DEFAULT_MODEL=openai-compatible/')
 })

@@ -9,7 +9,7 @@ export const KEY = 'lobu_0123456789abcdef'
 interface Conversation {
   thread: string
   token: string
-  history: { id: string; type: string; role: string; content: string; timestamp: number }[]
+  history: { id: string; type: string; role: string; content: string; timestamp: number; run?: unknown }[]
   events: { name: string; data: Record<string, unknown> }[]
   /** How many events belong to finished turns. */
   finished: number
@@ -111,6 +111,11 @@ export function createFakeAgentApi() {
       for (const outgoing of conversation.streams) write(outgoing, conversation.events.length - 1, event)
       if (name !== 'complete') return
       conversation.finished = conversation.events.length
+      const question = conversation.history.find(({ id }) => id === data.messageId)
+      const fault = conversation.events.find((one) => one.name === 'error' && one.data.messageId === data.messageId)
+      const error = fault ? { code: fault.data.code, message: fault.data.error } : null
+      if (question) question.run = { runId: `r_${data.messageId}`, status: data.status, error }
+      if (!data.finalText) return
       const answer = { id: `a_${data.messageId}`, type: 'message', role: 'assistant', content: String(data.finalText) }
       conversation.history.push({ ...answer, timestamp: Date.now() })
     },

@@ -8,8 +8,15 @@ type Zone = (name: string, family: 4 | 6) => number[] | null
 
 const RECORD_TYPES: Record<number, 4 | 6> = { 1: 4, 28: 6 }
 
-/** A DNS server on loopback for single questions: https://www.rfc-editor.org/rfc/rfc1035#section-4 */
-async function startNameServer(zone: Zone): Promise<{ address: string; asked: string[] }> {
+const CNAME = 5
+/** `other.invalid` as labels. */
+const OTHER_NAME = [5, ...Buffer.from('other'), 7, ...Buffer.from('invalid'), 0]
+
+/**
+ * A DNS server on loopback for single questions: https://www.rfc-editor.org/rfc/rfc1035#section-4
+ * With `alias` every name is another name for one that has no address.
+ */
+async function startNameServer(zone: Zone, { alias = false } = {}): Promise<{ address: string; asked: string[] }> {
   const asked: string[] = []
   const socket = createSocket('udp4')
   socket.on('message', (query, from) => {
@@ -19,14 +26,15 @@ async function startNameServer(zone: Zone): Promise<{ address: string; asked: st
     const name = labels.join('.')
     const type = query.readUInt16BE(at + 1)
     const address = zone(name, RECORD_TYPES[type]!)
+    const data = alias ? OTHER_NAME : (address ?? [])
     asked.push(`${name} ${type}`)
     const header = Buffer.alloc(12)
     query.copy(header, 0, 0, 2)
     header.writeUInt16BE(address === null ? 0x8183 : 0x8180, 2)
     header.writeUInt16BE(1, 4)
-    header.writeUInt16BE(address?.length ? 1 : 0, 6)
-    const record = Buffer.from([0xc0, 12, 0, type, 0, 1, 0, 0, 0, 0, 0, address?.length ?? 0, ...(address ?? [])])
-    socket.send(Buffer.concat([header, query.subarray(12, at + 5), ...(address?.length ? [record] : [])]), from.port)
+    header.writeUInt16BE(data.length > 0 ? 1 : 0, 6)
+    const record = Buffer.from([0xc0, 12, 0, alias ? CNAME : type, 0, 1, 0, 0, 0, 0, 0, data.length, ...data])
+    socket.send(Buffer.concat([header, query.subarray(12, at + 5), ...(data.length > 0 ? [record] : [])]), from.port)
   })
   socket.bind(0, '127.0.0.1')
   await once(socket, 'listening')
@@ -61,6 +69,11 @@ test('a name that does not exist is an error, and no search domain is tried', as
   const { address, asked } = await startNameServer(() => null)
   await expect(createResolve({ servers: [address] })('postgres', false)).rejects.toMatchObject({ code: 'ENOTFOUND' })
   expect(new Set(asked)).toEqual(new Set(['postgres 1', 'postgres 28']))
+})
+
+test('a name that leads to another, which has no address, is an error that says so', async () => {
+  const { address } = await startNameServer(() => [], { alias: true })
+  await expect(createResolve({ servers: [address] })('alias.example', false)).rejects.toMatchObject({ code: 'ENODATA' })
 })
 
 test("the operator's own names are looked up as every program of this machine does it", async () => {

@@ -1,4 +1,4 @@
-import { lookup, Resolver } from 'node:dns/promises'
+import { lookup, NODATA, Resolver } from 'node:dns/promises'
 
 /**
  * All addresses of a host name, at least one; rejects when there is none or nobody says. `allowed` tells that the name is
@@ -24,7 +24,12 @@ export function createResolve({ servers }: { servers?: string[] } = {}): Resolve
     if (servers !== undefined) resolver.setServers(servers)
     const [v4, v6] = await Promise.allSettled([resolver.resolve4(hostname), resolver.resolve6(hostname)])
     const addresses = [v4, v6].flatMap((answer) => (answer.status === 'fulfilled' ? answer.value : []))
-    if (addresses.length === 0) throw (v4 as PromiseRejectedResult).reason
+    if (addresses.length === 0) throw v4.status === 'rejected' ? v4.reason : noAddress()
     return addresses
   }
+}
+
+/** For a name that only leads to another one Node does not reject: it answers with an empty list. */
+function noAddress(): Error {
+  return Object.assign(new Error('the name has no address'), { code: NODATA })
 }

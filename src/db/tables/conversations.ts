@@ -52,6 +52,7 @@ export const conversations = pgTable(
       columns: [t.organizationId, t.agentId],
       foreignColumns: [agents.organizationId, agents.id],
     }).onDelete('cascade'),
+    index('conversations_id_idx').on(t.id),
     uniqueIndex('conversations_resume_idx')
       .on(t.organizationId, t.agentId, t.userId, t.thread)
       .where(sql`${t.status} = 'active' and ${t.resumable}`),

@@ -71,6 +71,7 @@ export const runs = pgTable(
     index('runs_preferred_idx')
       .on(t.preferredReplica, t.ordinal)
       .where(sql`${t.state} = 'delayed' and ${t.preferredReplica} is not null`),
+    uniqueIndex('runs_id_idx').on(t.id),
     index('runs_open_idx')
       .on(t.organizationId, t.conversationId, t.turn)
       .where(sql`${t.state} in ('queued', 'ready', 'delayed', 'running', 'absorbed')`),

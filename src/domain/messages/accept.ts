@@ -121,7 +121,7 @@ async function insert(sql: Sql, message: NewMessage, options: AcceptOptions): Pr
       returning turn
     ), u as (
       update conversations v set last_turn = m.turn, open_runs = v.open_runs + 1, last_activity_at = now()
-      from m, c where v.organization_id = c.organization_id and v.id = c.id
+      from m where v.organization_id = ${message.organizationId} and v.id = ${message.conversationId}
     ), f as (
       update files set message_id = ${message.messageId} from m
       where organization_id = ${message.organizationId} and conversation_id = ${message.conversationId}
@@ -142,7 +142,7 @@ async function insert(sql: Sql, message: NewMessage, options: AcceptOptions): Pr
           when ${options.claimHere} and (
             select count(*) from runs o where o.state = 'running' and o.organization_id = a.organization_id
           ) < ${options.organizationMax} then 'running'
-          else 'ready' end as state) s
+          else 'ready' end as state offset 0) s
       returning *
     )
     select true as exists, c.open_runs as "openRuns", r.organization_id as "organizationId", r.id,

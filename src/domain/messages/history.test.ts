@@ -74,6 +74,22 @@ describe('the history', () => {
     expect(page.messages[0]!.timestamp).toBeGreaterThan(before)
   })
 
+  test('says with each question how its turn stands or ended', async ({ world }) => {
+    const scene = await createScene(world)
+    const conversationId = await scene.open()
+    const failed = await scene.start(conversationId, { text: 'one' })
+    await scene.end(failed, { status: 'failed', error: { code: 'model_unavailable', message: 'No model' } })
+    const running = await scene.start(conversationId, { text: 'two' })
+    const waiting = await scene.post(conversationId, { text: 'three' })
+
+    const { messages } = await pageHistory(scene.sql, { actor: scene.actor, conversationId, limit: 10 })
+    expect(messages.map(({ content, run }) => [content, run])).toEqual([
+      ['one', { runId: failed.id, status: 'failed', error: { code: 'model_unavailable', message: 'No model' } }],
+      ['two', { runId: running.id, status: 'running', error: null }],
+      ['three', { runId: waiting.runId, status: 'queued', error: null }],
+    ])
+  })
+
   test.for(['x', '1', '1.', '1.2.3', '-1.0', '1.0; drop', ''])('refuses the cursor %j', async (cursor, { world }) => {
     const scene = await createScene(world)
     const page = pageHistory(scene.sql, { actor: scene.actor, conversationId: await scene.open(), limit: 5, cursor })

@@ -1,9 +1,10 @@
 import type { ModelMessage } from 'ai'
 import type { Sql } from '../../db/client.ts'
-import type { RunUsage } from '../../db/tables.ts'
+import type { RunState, RunUsage } from '../../db/tables.ts'
 import { AppError } from '../../lib/errors.ts'
 import type { Actor } from '../accounts/actor.ts'
 import { getConversation } from '../conversations/get.ts'
+import { publicStatus, type RunView } from '../runs/get.ts'
 
 /** Messages given to a model: the newest ones, so that an endless conversation stays affordable. */
 const MODEL_MESSAGES_MAX = 400
@@ -45,6 +46,8 @@ export interface HistoryMessage {
   /** Epoch milliseconds. */
   timestamp: number
   usage: RunUsage | null
+  /** How the turn that answers it stands or ended; null for what is no question. */
+  run: Pick<RunView, 'runId' | 'status' | 'error'> | null
 }
 
 export interface HistoryPage {
@@ -52,6 +55,16 @@ export interface HistoryPage {
   nextCursor: string | null
   hasMore: boolean
   sessionId: string
+}
+
+interface Row extends Omit<HistoryMessage, 'type' | 'timestamp' | 'run'> {
+  turn: number
+  position: number
+  createdAt: Date
+  runId: string | null
+  state: RunState | null
+  errorCode: string | null
+  errorMessage: string | null
 }
 
 /**
@@ -74,22 +87,24 @@ export async function pageHistory(
 ): Promise<HistoryPage> {
   await getConversation(sql, args)
   const [turn, position] = parseCursor(args.cursor)
-  const order = args.newest ? sql`turn desc, position desc` : sql`turn, position`
-  const rows = await sql<
-    (Omit<HistoryMessage, 'type' | 'timestamp'> & { turn: number; position: number; createdAt: Date })[]
-  >`
-    select id, role, text as content, model, usage, turn, position, created_at as "createdAt" from messages
-    where organization_id = ${args.actor.organizationId} and conversation_id = ${args.conversationId}
-      and (turn, position) > (${turn}, ${position}) and role <> 'tool' and text <> ''
-      ${args.endedOnly ? sql`and (role = 'user' or not ${isOfOpenRun(sql)})` : sql``}
+  const order = args.newest ? sql`m.turn desc, m.position desc` : sql`m.turn, m.position`
+  const rows = await sql<Row[]>`
+    select m.id, m.role, m.text as content, m.model, m.usage, m.turn, m.position, m.created_at as "createdAt",
+      asked.id as "runId", asked.state, asked.error_code as "errorCode", asked.error_message as "errorMessage"
+    from messages m
+    left join runs asked on m.role = 'user' and asked.organization_id = m.organization_id and asked.id = m.run_id
+    where m.organization_id = ${args.actor.organizationId} and m.conversation_id = ${args.conversationId}
+      and (m.turn, m.position) > (${turn}, ${position}) and m.role <> 'tool' and m.text <> ''
+      ${args.endedOnly ? sql`and (m.role = 'user' or not ${isOfOpenRun(sql)})` : sql``}
     order by ${order} limit ${args.limit + 1}`
   const page = rows.slice(0, args.limit)
   if (args.newest) page.reverse()
   const last = page.at(-1)
   const hasMore = rows.length > args.limit
   return {
-    messages: page.map(({ id, role, content, model, usage, createdAt }) => {
-      return { id, type: 'message', role, content, model, timestamp: createdAt.getTime(), usage }
+    messages: page.map((row) => {
+      const { id, role, content, model, usage, createdAt } = row
+      return { id, type: 'message', role, content, model, timestamp: createdAt.getTime(), usage, run: toRun(row) }
     }),
     nextCursor: hasMore && last ? `${last.turn}.${last.position}` : null,
     hasMore,
@@ -97,12 +112,18 @@ export async function pageHistory(
   }
 }
 
-/** SQL condition on `messages`. Served by `runs_open_idx`. */
+/** SQL condition on the message `m`. Served by `runs_open_idx`. */
 function isOfOpenRun(sql: Sql) {
   return sql`exists (
     select 1 from runs r
-    where r.organization_id = messages.organization_id and r.conversation_id = messages.conversation_id
-      and r.turn = messages.turn and r.state in ('queued', 'ready', 'delayed', 'running', 'absorbed'))`
+    where r.organization_id = m.organization_id and r.conversation_id = m.conversation_id
+      and r.turn = m.turn and r.state in ('queued', 'ready', 'delayed', 'running', 'absorbed'))`
+}
+
+function toRun({ runId, state, errorCode, errorMessage }: Row): HistoryMessage['run'] {
+  if (runId === null || state === null) return null
+  const error = errorCode === null ? null : { code: errorCode, message: errorMessage ?? '' }
+  return { runId, status: publicStatus(state), error }
 }
 
 function parseCursor(cursor: string | undefined): [number, number] {

@@ -95,7 +95,7 @@ export function createChat({ transcript, say, getKey }) {
         await Promise.race([connected, pause(3_000)])
         const messages = await readHistory()
         transcript.clear()
-        for (const message of messages) showMessage(message)
+        showHistory(messages)
       } finally {
         release()
       }
@@ -135,6 +135,21 @@ export function createChat({ transcript, say, getKey }) {
       cursor = page.hasMore ? encodeURIComponent(page.nextCursor) : ''
     } while (cursor)
     return messages
+  }
+
+  /** A turn's end belongs below its last answer, so before the next question. */
+  function showHistory(messages) {
+    let run = null
+    for (const message of messages) {
+      if (message.role === 'user') showEnd(run)
+      if (message.role === 'user') run = message.run
+      showMessage(message)
+    }
+    showEnd(run)
+  }
+
+  function showEnd(run) {
+    if (run?.status === 'failed' || run?.status === 'cancelled') transcript.addEnd(run)
   }
 
   function showMessage({ id, role, content }) {

@@ -169,7 +169,7 @@ function steps(key) {
         'curl -s $LOBU/agents/$ID/messages \\',
         `${auth} \\`,
         "  -H 'Content-Type: application/json' \\",
-        `  -d '{"content":"Hello"}'`,
+        `  -d '{"content":"Hello"}'; echo`,
       ],
     ],
     ['Follow the answer', ['curl -N $LOBU/agents/$ID/events \\', auth]],

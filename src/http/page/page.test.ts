@@ -198,6 +198,22 @@ describe.skipIf(chromium === null)('in a browser', () => {
     expect(api.calls.filter(({ path }) => path === '/api/v1/agents').map(({ body }) => body.thread)).toHaveLength(2)
   })
 
+  test('after a reload it still says which turns were stopped and which failed, and why', async () => {
+    const { page, api } = await visit()
+    const stopped = await ask(page, api, 'stop me')
+    api.emit('complete', { messageId: stopped, finalText: 'Once upon', status: 'cancelled' })
+    await answers(page).getByText('Stopped').waitFor()
+    const failed = await ask(page, api, 'fail')
+    api.emit('error', { messageId: failed, error: 'The model cannot be reached', code: 'model_unavailable' })
+    api.emit('complete', { messageId: failed, finalText: '', status: 'failed' })
+    await answers(page).getByText('The model cannot be reached').waitFor()
+    const shown = () => page.getByRole('article').allTextContents()
+    const before = await shown()
+    expect(before).toEqual(['stop me', 'Once uponStopped', 'fail', 'The model cannot be reached'])
+    await page.reload()
+    await expect.poll(shown, PATIENT).toEqual(before)
+  })
+
   // The page reads the history only once its stream is connected; the other way round this answer would be in neither.
   test('an answer that ends while the page is being reloaded is not missed', async () => {
     const { page, api } = await visit()
@@ -269,6 +285,32 @@ describe.skipIf(chromium === null)('in a browser', () => {
     await page.keyboard.type('two')
     await page.keyboard.press('Enter')
     await expect.poll(() => api.messages(), PATIENT).toMatchObject([{ content: 'one\ntwo' }])
+  })
+
+  test('when a phone shows its keyboard, the end of the conversation stays in sight', async () => {
+    const { page, api } = await visit()
+    await page.setViewportSize({ width: 390, height: 844 })
+    const messageId = await ask(page, api, 'hello')
+    const finalText = `${'a paragraph\n\n'.repeat(40)}the end`
+    api.emit('complete', { messageId, finalText, status: 'completed' })
+    const isEndInSight = () =>
+      page.evaluate(
+        '((log) => log.scrollHeight - log.scrollTop - log.clientHeight < 2)(document.getElementById("log"))',
+      )
+    await page.getByText('the end').waitFor()
+    await expect.poll(isEndInSight, PATIENT).toBe(true)
+    const tall = await page.locator('#log').boundingBox()
+    await page.setViewportSize({ width: 390, height: 500 })
+    await expect
+      .poll(async () => (await page.locator('#log').boundingBox())!.height, PATIENT)
+      .toBeLessThan(tall!.height)
+    await expect.poll(isEndInSight, PATIENT).toBe(true)
+
+    // Who has scrolled back to read is left alone.
+    await page.evaluate('document.getElementById("log").scrollTop = 0')
+    await page.setViewportSize({ width: 390, height: 844 })
+    await expect.poll(async () => (await page.locator('#log').boundingBox())!.height, PATIENT).toBe(tall!.height)
+    expect(await page.evaluate('document.getElementById("log").scrollTop')).toBe(0)
   })
 
   test('the API reference is drawn under the same policy', async () => {

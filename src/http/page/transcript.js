@@ -9,9 +9,22 @@ const NEAR_END_PX = 80
 export function createTranscript({ log, welcome, onChange }) {
   let turns = new Map()
   let dirty = new Set()
+  let isAtEnd = true
+
+  // The log shrinks when a phone shows its keyboard; who read the end goes on reading it.
+  log.addEventListener('scroll', () => {
+    isAtEnd = isNearEnd()
+  })
+  new ResizeObserver(() => {
+    if (isAtEnd) log.scrollTop = log.scrollHeight
+  }).observe(log)
+
+  function isNearEnd() {
+    return log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX
+  }
 
   function add(...nodes) {
-    const stays = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX
+    const stays = isNearEnd()
     welcome.hidden = true
     for (const node of nodes) if (!node.isConnected) log.append(node)
     if (stays) log.scrollTop = log.scrollHeight
@@ -24,7 +37,7 @@ export function createTranscript({ log, welcome, onChange }) {
   }
 
   function drawDirty() {
-    const stays = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX
+    const stays = isNearEnd()
     for (const { body, text } of dirty) body.replaceChildren(renderMarkdown(text))
     dirty.clear()
     if (stays) log.scrollTop = log.scrollHeight
@@ -117,6 +130,15 @@ export function createTranscript({ log, welcome, onChange }) {
     addAnswer(text) {
       const node = createTurn('agent told', 'Agent')
       node.querySelector('.text').append(renderMarkdown(text))
+      add(node)
+    },
+    /** How a turn of the past ended that has no whole answer: below what there is of one. */
+    addEnd({ status, error }) {
+      const last = log.lastElementChild
+      const node = last?.matches('.agent.told') ? last : createTurn('agent told', 'Agent')
+      const line = element('p', status === 'cancelled' ? 'Stopped' : (error?.message ?? 'This turn failed'))
+      line.className = status === 'cancelled' ? 'state' : 'fault'
+      node.append(line)
       add(node)
     },
     answerTo,

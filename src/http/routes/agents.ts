@@ -65,7 +65,7 @@ const list = createRoute({
   security: BEARER,
   responses: {
     200: { description: 'A page', content: { 'application/json': { schema: z.object({ agents: z.array(Agent) }) } } },
-    ...errors('unauthenticated', 'forbidden', 'not_found'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found'),
   },
 })
 

@@ -21,7 +21,7 @@ const OpenConversation = z
     forceNew: z.boolean().default(false),
     dryRun: z.boolean().default(false).openapi({ description: 'Checks everything and stores nothing' }),
     model: Name.optional().openapi({ example: 'anthropic/claude-sonnet-4-5' }),
-    provider: Name.optional(),
+    provider: Name.optional().openapi({ description: 'Provider of `model`; alone it means its default model' }),
     networkConfig: z.object({ allowedDomains: Domains.optional(), deniedDomains: Domains.optional() }).optional(),
     mcpServers: z.record(Name, z.looseObject({ url: z.url().optional(), type: z.string().optional() })).optional(),
   })
@@ -103,7 +103,7 @@ const list = createRoute({
   security: BEARER,
   responses: {
     200: { description: 'Agents', content: { 'application/json': { schema: AgentList } } },
-    ...errors('unauthenticated', 'forbidden'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden'),
   },
 })
 
@@ -141,7 +141,7 @@ export interface ConversationRouteDeps {
   tokens: SessionTokens
   publicUrl: string
   /** @throws AppError when the gateway cannot use this model. */
-  resolveModel(name: string | null): { provider: string; modelId: string }
+  resolveModel(name: string | null, provider?: string): { provider: string; modelId: string }
 }
 
 /** Opening, looking at and ending conversations. The published paths call a conversation an agent. */
@@ -150,10 +150,9 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
     .openapi(open, async (c) => {
       const actor = actorOf(c)
       const { model, provider, networkConfig, mcpServers, ...rest } = c.req.valid('json') ?? OpenConversation.parse({})
-      const named = toModelName(model, provider)
-      if (named) deps.resolveModel(named)
+      const named = model || provider ? deps.resolveModel(model ?? null, provider) : null
       const settings = {
-        ...(named ? { model: named } : {}),
+        ...(named ? { model: `${named.provider}/${named.modelId}` } : {}),
         ...(networkConfig ? { networkConfig: withoutUndefined(networkConfig) } : {}),
         ...(mcpServers ? { mcpServers } : {}),
       }
@@ -191,10 +190,6 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
       )
       return c.json({ success: true as const }, 200)
     })
-}
-
-function toModelName(model: string | undefined, provider: string | undefined): string | undefined {
-  return model !== undefined && provider !== undefined ? `${provider}/${model}` : (model ?? undefined)
 }
 
 function toListed(agent: Awaited<ReturnType<typeof listAgents>>[number]) {

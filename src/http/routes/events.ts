@@ -1,8 +1,10 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { createRoute, z } from '@hono/zod-openapi'
 import { followConversation } from '../../domain/conversations/follow.ts'
+import { getConversation } from '../../domain/conversations/get.ts'
 import type { SseManager } from '../../sse/manager.ts'
 import type { Presence } from '../../sse/presence.ts'
+import { STREAM_HEADERS } from '../../sse/stream.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { addLogFields } from '../request-log.ts'
@@ -11,11 +13,30 @@ import { ConversationId } from './conversations.ts'
 
 const Position = z.string().max(32).optional()
 
+const DESCRIPTION = `Each event is \`id: <n>\`, \`event: <name>\`, \`data: <one-line JSON>\`. Numbers are consecutive within a
+conversation; \`connected\`, \`ping\`, \`reset\` and \`closed\` have none. A client that comes back sends the last number it has
+seen, on any replica, and gets each later event once. Without a position the stream starts with the turn that is unfinished.
+
+| event | data |
+| --- | --- |
+| \`connected\` | \`{agentId, conversationId, timestamp}\` |
+| \`ping\` | \`{timestamp}\` |
+| \`output\` | \`{type: "delta", content, timestamp, messageId}\` |
+| \`status\` | \`{type: "status", status: {elapsedSeconds, state}, messageId, timestamp}\` |
+| \`tool-use\` | \`{name, phase: "start" or "end", summary, messageId, timestamp}\` |
+| \`error\` | \`{type: "error", error, code, messageId, timestamp}\`, then \`complete\` for the same message |
+| \`complete\` | \`{type: "complete", messageId, processedMessageIds, finalText, usage, status, timestamp}\`, once for each message; \`status\` is completed, failed or cancelled |
+| \`reset\` | \`{oldest, snapshot}\` when the position is no longer kept: the snapshot replaces what the client has shown |
+| \`closed\` | \`{reason}\`; do not come back |
+
+Other events may be added; leave out what you do not know.`
+
 const events = createRoute({
   method: 'get',
   path: '/api/v1/agents/{id}/events',
   tags: ['Messages'],
   summary: 'Follow a conversation by server-sent events; resumes behind Last-Event-ID on any replica',
+  description: DESCRIPTION,
   request: {
     params: ConversationId,
     headers: z.object({ 'last-event-id': Position }),
@@ -39,6 +60,11 @@ export function eventRoutes(deps: EventRouteDeps): Router {
   return createRouter().openapi(events, async (c) => {
     const conversationId = c.req.valid('param').id
     const lastEventId = c.req.valid('header')['last-event-id'] ?? c.req.valid('query').lastEventId
+    // Hono routes HEAD here too. A stream writes past Node's response, and so into the answer to the next request.
+    if (c.req.method === 'HEAD') {
+      await getConversation(databaseOf(c), { actor: actorOf(c), conversationId })
+      return c.body(null, 200, STREAM_HEADERS) as never
+    }
     deps.sse.admit()
     const following = await followConversation(databaseOf(c), {
       actor: actorOf(c),

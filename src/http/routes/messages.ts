@@ -80,9 +80,14 @@ const post = createRoute({
         'multipart/form-data': {
           schema: {
             type: 'object',
-            description: 'The fields of the JSON form as text, and up to 10 files of 50 MB, 100 MB in all',
+            description:
+              'The fields of the JSON form as text, objects as JSON, and up to 10 files of 50 MB, 100 MB in all',
             properties: {
               content: { type: 'string' },
+              messageId: { type: 'string' },
+              onBusy: { type: 'string', enum: ['enqueue', 'steer', 'interrupt', 'reject'] },
+              webhookUrl: { type: 'string' },
+              platformMetadata: { type: 'string' },
               files: { type: 'array', items: { type: 'string', format: 'binary' } },
             },
           },

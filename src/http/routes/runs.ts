@@ -40,6 +40,9 @@ const HistoryMessage = z
     model: z.string().nullable(),
     timestamp: z.number(),
     usage: Usage.nullable(),
+    run: Run.pick({ runId: true, status: true, error: true })
+      .nullable()
+      .openapi({ description: 'How the turn that answers a question stands or ended; null with answers' }),
   })
   .openapi('HistoryMessage')
 

@@ -39,3 +39,11 @@ it('nothing of an unforeseen error is told', () => {
   }
   expect(describeFailure(new Error('x'))).toMatchObject({ code: 'agent_failed', retryable: false })
 })
+
+it('a refusal tells its reason, but nothing that looks like a key, not even its beginning', () => {
+  const refusal = (message: string) =>
+    describeFailure(new APICallError({ message, url: 'http://gateway/x', requestBodyValues: {}, statusCode: 400 }))
+      .message
+  expect(refusal('no model sk-ant-0123456789 here')).toMatch(/: no model \[redacted\] here$/)
+  expect(refusal(`${'x '.repeat(97)}sk-ant-0123456789`)).not.toContain('sk-')
+})

@@ -128,7 +128,8 @@ function isNamed(error: unknown, name: string): error is Error {
 }
 
 function oneLine(text: string): string {
-  return text.replace(/\s+/g, ' ').trim().slice(0, DETAIL_CHARS_MAX).replace(KEY_LIKE, '[redacted]')
+  // In this order: of a key that is cut first, the beginning would not be known for one.
+  return text.replace(/\s+/g, ' ').trim().replace(KEY_LIKE, '[redacted]').slice(0, DETAIL_CHARS_MAX)
 }
 
 function failure(code: string, message: string, retryable: boolean): TurnFailure {

@@ -18,12 +18,13 @@ const HOP_HEADERS = new Set(['host', 'connection', 'transfer-encoding', 'keep-al
 export function createGatewayFetch(session: ClientHttp2Session, stamp: () => Record<string, string>): typeof fetch {
   return async (input, init) => {
     const request = new Request(input, init?.body ? { ...init, duplex: 'half' } : init)
-    const { signal } = request
-    signal.throwIfAborted()
+    // Not the request's own signal, which follows the caller's only until the request is garbage.
+    const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined)
+    signal?.throwIfAborted()
     const stream = session.request(requestHeaders(request, init?.body, stamp()), { endStream: request.body === null })
     const onAbort = () => stream.close(constants.NGHTTP2_CANCEL)
-    signal.addEventListener('abort', onAbort, { once: true })
-    stream.once('close', () => signal.removeEventListener('abort', onAbort))
+    signal?.addEventListener('abort', onAbort, { once: true })
+    stream.once('close', () => signal?.removeEventListener('abort', onAbort))
     if (request.body) sendBody(request.body, stream)
     return responseOf(stream, signal)
   }
@@ -50,7 +51,7 @@ function sendBody(body: ReadableStream, stream: ClientHttp2Stream) {
   })
 }
 
-function responseOf(stream: ClientHttp2Stream, signal: AbortSignal): Promise<Response> {
+function responseOf(stream: ClientHttp2Stream, signal: AbortSignal | undefined): Promise<Response> {
   return new Promise((resolve, reject) => {
     stream.once('response', (fields) => {
       const status = Number(fields[':status'])
@@ -62,7 +63,7 @@ function responseOf(stream: ClientHttp2Stream, signal: AbortSignal): Promise<Res
     stream.on('error', () => {})
     // The wording is what `ai` takes for a connection error, which it tries again.
     stream.once('close', () => {
-      reject(signal.aborted ? signal.reason : new TypeError('fetch failed', { cause: resetError(stream) }))
+      reject(signal?.aborted ? signal.reason : new TypeError('fetch failed', { cause: resetError(stream) }))
     })
   })
 }
@@ -76,12 +77,14 @@ function responseHeaders(fields: IncomingHttpHeaders): Headers {
   return headers
 }
 
-function bodyOf(stream: ClientHttp2Stream, signal: AbortSignal): ReadableStream<Uint8Array> {
+function bodyOf(stream: ClientHttp2Stream, signal: AbortSignal | undefined): ReadableStream<Uint8Array> {
   let ended = false
   return new ReadableStream<Uint8Array>(
     {
       start(controller) {
         stream.on('data', (chunk: Buffer) => {
+          // What was on its way when the reader gave up. Taking it here would throw, and end the worker.
+          if (ended) return
           controller.enqueue(chunk)
           if ((controller.desiredSize ?? 0) <= 0) stream.pause()
         })
@@ -89,7 +92,7 @@ function bodyOf(stream: ClientHttp2Stream, signal: AbortSignal): ReadableStream<
         stream.once('close', () => {
           if (ended) return
           ended = true
-          if (signal.aborted) controller.error(signal.reason)
+          if (signal?.aborted) controller.error(signal.reason)
           else if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) {
             controller.error(new TypeError('terminated', { cause: resetError(stream) }))
           } else controller.close()

@@ -51,7 +51,7 @@ function greet(said: Said[]): string {
     `${quote} This is turn ${countTurns(said)} of our conversation.`,
     "I am Lobu's built-in demo model: I only repeat what I was told, but everything around me is real.",
     'To talk to a real model, set ANTHROPIC_API_KEY, OPENAI_API_KEY, GOOGLE_GENERATIVE_AI_API_KEY',
-    'or OPENAI_COMPATIBLE_BASE_URL and restart the gateway.',
+    'or OPENAI_COMPATIBLE_BASE_URL with DEFAULT_MODEL, and restart the gateway.',
   ].join(' ')
 }
 
