@@ -11,11 +11,13 @@ import { benchQueue } from './queue.ts'
 import { benchStarts } from './starts.ts'
 import type { Row } from './support.ts'
 import { benchTurns } from './turns.ts'
+import { benchWalls } from './walls.ts'
 
 const suites: Record<string, () => Promise<Row[]>> = {
   turns: benchTurns,
   delivery: benchDelivery,
   queue: benchQueue,
+  walls: benchWalls,
   starts: benchStarts,
 }
 
