@@ -1,6 +1,7 @@
 import { Writable } from 'node:stream'
 import { expect, test } from 'vitest'
 import { createLogger } from './logger.ts'
+import { createRedactions } from './redactions.ts'
 
 const SECRET_KEYS = ['authorization', 'cookie', 'set-cookie', 'x-api-key', 'token', 'apiKey', 'password', 'secret']
 
@@ -16,6 +17,17 @@ test.each([false, true])('values under the names of secrets are never written (p
   }
   expect(written()).not.toContain('canary-')
   expect(written()).toContain('redacted')
+})
+
+test.each([false, true])('known secret values are never written, whatever they stand in (pretty: %s)', (pretty) => {
+  const redactions = createRedactions(['canary-of the "environment"'])
+  const { log, written } = createRecorder(pretty, 'debug', redactions)
+  redactions.add('canary-added-later')
+  log.info({ deep: { header: 'Bearer canary-added-later' } }, 'said canary-added-later')
+  log.child({ url: 'http://host/?key=canary-added-later' }).warn('of a child')
+  log.error(new Error('the key canary-of the "environment" was refused'))
+  expect(written()).not.toContain('canary-')
+  expect(written().match(/\[redacted\]/g)!.length).toBeGreaterThanOrEqual(4)
 })
 
 test('the caller keeps its object as it was', () => {
@@ -46,7 +58,7 @@ test('readable lines are for people', () => {
   expect(written()).not.toContain('{"')
 })
 
-function createRecorder(pretty: boolean, level = 'debug') {
+function createRecorder(pretty: boolean, level = 'debug', redactions = createRedactions()) {
   let text = ''
   const stream = new Writable({
     write(chunk, _encoding, done) {
@@ -54,5 +66,5 @@ function createRecorder(pretty: boolean, level = 'debug') {
       done()
     },
   })
-  return { log: createLogger({ level, pretty, stream: stream as NodeJS.WriteStream }), written: () => text }
+  return { log: createLogger({ level, pretty, redactions, stream: stream as NodeJS.WriteStream }), written: () => text }
 }

@@ -1,5 +1,6 @@
 import { type Logger, pino, stdTimeFunctions } from 'pino'
 import pretty from 'pino-pretty'
+import type { Redactions } from './redactions.ts'
 
 export type { Logger }
 
@@ -19,7 +20,10 @@ export function createLogger(options: {
   pretty: boolean
   /** Standard output unless given. */
   stream?: NodeJS.WriteStream
+  /** Secret values that must not be written, whatever name they stand under. */
+  redactions?: Pick<Redactions, 'clean'>
 }): Logger {
+  const { redactions } = options
   const settings = {
     level: options.level,
     base: { service: 'lobu' },
@@ -28,6 +32,7 @@ export function createLogger(options: {
       level: (label: string) => ({ level: label }),
       log: (line: Record<string, unknown>) => redact(line, DEPTH_MAX),
     },
+    ...(redactions ? { hooks: { streamWrite: redactions.clean } } : {}),
     // These reach the bindings of child loggers as well. Paths with wildcards cost 40 µs a line (pino 10), `redact` one.
     redact: { paths: SECRET_NAMES.map((name) => `["${name}"]`), censor: CENSOR },
   }
