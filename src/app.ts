@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { modelProviders } from './adapters/llm/index.ts'
 import { createModelProxy } from './adapters/llm/proxy.ts'
 import { resolveModel } from './adapters/llm/resolve-model.ts'
 import { createGuardedFetch } from './adapters/outbound/guarded-fetch.ts'
@@ -12,6 +13,10 @@ import { createSessionTokens } from './domain/accounts/session-token.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { createRetention } from './domain/retention.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
+import { checkEncryptionKeys } from './domain/secrets/canary.ts'
+import { createModelChooser } from './domain/secrets/choose-model.ts'
+import { createSecretsEnvelope, type EncryptionSettings } from './domain/secrets/keys.ts'
+import { createProviderKeys } from './domain/secrets/provider-keys.ts'
 import { checkWebhookUrl } from './domain/webhooks/check-url.ts'
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
@@ -21,6 +26,7 @@ import { createHttpServer } from './http/server.ts'
 import { AppError, errorLine } from './lib/errors.ts'
 import { newId } from './lib/ids.ts'
 import type { Logger } from './lib/logger.ts'
+import type { Redactions } from './lib/redactions.ts'
 import { migrationsFolder } from './migrations/folder.ts'
 import { schemaState } from './migrations/run.ts'
 import { createPublisher } from './queue/publisher.ts'
@@ -50,7 +56,7 @@ export interface Gateway {
   listen(): Promise<number>
   /**
    * Waits until the database's schema is not behind this build, then takes work. Resolves when this replica is ready,
-   * or was stopped before it could be.
+   * or was stopped before it could be. Rejects when it lacks a key of the stored secrets.
    */
   work(): Promise<void>
   /** Stops in order (I12). May be called twice, or before the rest. */
@@ -69,8 +75,8 @@ export function openGatewayDatabase(config: Config, log: Logger): Promise<Databa
 
 /** What is made from what, top to bottom. `secrets` are complete here: given by the environment, or development's own. */
 export function createGateway(
-  { config, db, log }: { config: Config; db: Database; log: Logger },
-  secrets: { jwt: string },
+  { config, db, log, redactions }: { config: Config; db: Database; log: Logger; redactions: Redactions },
+  secrets: EncryptionSettings,
 ): Gateway {
   const replica = newId('replica')
   const { sql } = db
@@ -81,7 +87,7 @@ export function createGateway(
   let wallFault: string | null = null
 
   const notifier = createNotifier({ sql, log })
-  const signals = createSignals({ notifier, parts: () => ({ tail, runner, authenticator }) }, { replica })
+  const signals = createSignals({ notifier, parts: () => ({ tail, runner, authenticator: access }) }, { replica })
   const pollMs = () => (db.listening() ? LISTENING_POLL_MS : queue.pollMs)
 
   const tail = createTail({ sql, log }, { pollMs })
@@ -90,16 +96,33 @@ export function createGateway(
 
   const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })
   const replies = createReplyWriter({ sql, log, onInserted: publisher.ring })
-  const modelProxy = createModelProxy({ log, providers: config.models.providers, continueNote: CONTINUE_NOTE })
-  const chooseModel = (name: string | null, provider?: string) =>
-    resolveModel(name, { defaultModel: config.models.defaultModel, provider, models: modelProxy.models() })
+  const scope = (organizationId: string) => (wallFault === null ? scopeToOrganization(sql, organizationId) : sql)
+  const envelope = createSecretsEnvelope(secrets)
+  const providerKeys = createProviderKeys({ scope, envelope, redactions })
+  const modelProxy = createModelProxy({
+    log,
+    providers: config.models.providers,
+    async ownKey(run) {
+      const owner = runner.ownerOf(run)
+      if (!owner) throw new AppError('forbidden', 'This run is over, or went on elsewhere.')
+      return providerKeys.find(owner, run.provider)
+    },
+    continueNote: CONTINUE_NOTE,
+  })
+  const modelOf = (name: string | null, more: { own?: ReadonlySet<string>; provider?: string | undefined } = {}) =>
+    resolveModel(name, {
+      defaultModel: config.models.defaultModel,
+      provider: more.provider,
+      models: modelProxy.models(more.own),
+    })
+  const chooseModel = createModelChooser({ choose: modelOf, providerKeys })
 
   const entry = findWorkerEntry()
   const launcher = createProcessLauncher(
     { log },
     {
       entry,
-      args: [chooseModel(null).provider],
+      args: [modelOf(null).provider],
       memoryMb: workers.memoryMb,
       cacheDirs: [builtCacheDir(entry), join(config.dataDir, 'worker-cache')],
     },
@@ -140,11 +163,18 @@ export function createGateway(
     hasWorker: (organizationId, conversationId) => pool.has(`${organizationId}/${conversationId}`),
   }
   const authenticator = createAuthenticator({ sql, tokens })
+  /** What is remembered of callers and of their keys, and does not count any more after a change. */
+  const access = {
+    forget() {
+      authenticator.forget()
+      providerKeys.forget()
+    },
+  }
   const app = createGatewayApp({
     ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
     publicUrl: config.http.publicUrl,
-    authenticator,
-    scope: (organizationId) => (wallFault === null ? scopeToOrganization(sql, organizationId) : sql),
+    ...{ authenticator, scope, envelope, redactions },
+    providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     post: {
       ...{ replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax },
       ...{ organizationMax: queue.orgRunsMax, workerIdleMs: workers.idleMs },
@@ -193,12 +223,13 @@ export function createGateway(
   async function work() {
     await waitForSchema()
     if (stopping.signal.aborted) return
+    await checkEncryptionKeys({ sql, envelope })
     wallFault = await explainMissingTenantRole(sql)
     if (wallFault !== null) log.warn(wallFault)
     await heartbeat.register()
     await Promise.all([sse.start(), notifier.start(), pool.start()])
     await Promise.all([...loops.map((loop) => loop.start()), runner.start()])
-    stopHearing = await hearSignals(db, { tail, runner, authenticator }, { replica })
+    stopHearing = await hearSignals(db, { tail, runner, authenticator: access }, { replica })
     if (phase === 'starting') phase = 'ok'
   }
 

@@ -49,8 +49,14 @@ const Env = z.object({
   JWT_SECRET: z.string().optional(),
   /** Signs browser sessions. At least 32 characters. */
   BETTER_AUTH_SECRET: z.string().optional(),
-  /** Seals stored secrets. Empty: derived from the two above. */
-  ENCRYPTION_KEY: z.string().optional(),
+  /** Seals stored secrets. At least 32 characters, no comma. Empty: derived from the two above. See docs/secrets.md. */
+  ENCRYPTION_KEY: z
+    .string()
+    .trim()
+    .regex(/^[^,]*$/, 'must not contain a comma')
+    .optional(),
+  /** Earlier values of `ENCRYPTION_KEY`, comma separated: they open what they have sealed, and seal nothing new. */
+  ENCRYPTION_KEYS_OLD: z.string().default(''),
 
   /** How long a claimed run stays claimed without a renewal; the bound on noticing a dead replica. */
   RUN_LEASE_SECONDS: seconds(15, 1, 600),
@@ -175,7 +181,12 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       transactionIdleMsMax: transactionIdleMsMax(e),
       skipMigrations: e.SKIP_MIGRATIONS !== undefined,
     },
-    secrets: { jwt: e.JWT_SECRET, betterAuth: e.BETTER_AUTH_SECRET, encryption: e.ENCRYPTION_KEY },
+    secrets: {
+      jwt: e.JWT_SECRET,
+      betterAuth: e.BETTER_AUTH_SECRET,
+      encryption: e.ENCRYPTION_KEY,
+      encryptionOld: listOf(e.ENCRYPTION_KEYS_OLD),
+    },
     queue: {
       leaseMs: e.RUN_LEASE_SECONDS * 1000,
       attemptsMax: e.RUN_ATTEMPTS_MAX,
@@ -211,11 +222,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
         google: { baseUrl: e.GOOGLE_BASE_URL, apiKey: googleKey(e) },
       },
     },
-    webhooks: {
-      allowedHosts: e.WEBHOOK_ALLOWED_HOSTS.split(',')
-        .map((host) => host.trim())
-        .filter(Boolean),
-    },
+    webhooks: { allowedHosts: listOf(e.WEBHOOK_ALLOWED_HOSTS) },
     shutdown: { graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000 },
     log: { level: e.LOG_LEVEL, pretty: e.LOG_PRETTY ?? isTerminal },
   }
@@ -236,6 +243,13 @@ function dropEmpty(env: Record<string, string | undefined>): Record<string, stri
  */
 function transactionIdleMsMax(e: Env): number {
   return Math.min(TRANSACTION_IDLE_MS_MAX, (e.RUN_LEASE_SECONDS * 1000) / 2)
+}
+
+function listOf(text: string): string[] {
+  return text
+    .split(',')
+    .map((entry) => entry.trim())
+    .filter(Boolean)
 }
 
 function googleKey(e: Env) {

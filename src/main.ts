@@ -10,6 +10,8 @@ const USAGE = `usage: lobu [command]
   serve       run the gateway (default)
   migrate     bring the database schema up to date and exit
   bootstrap   make the first organization where it is missing, and a new API key, printed on standard output
+  secrets rotate            seal all stored secrets with the current key, while gateways serve
+  secrets discard <key id>  remove what a lost key has sealed
   version     print the version
 `
 
@@ -28,12 +30,14 @@ async function main(): Promise<number> {
   }
   const { parseConfig } = await import('./config.ts')
   const { commands } = await import('./commands/index.ts')
-  const run = Object.hasOwn(commands, command) ? commands[command] : undefined
-  if (!run || rest.length > 0) {
+  const name = [`${command} ${rest[0]}`, command].find((one) => Object.hasOwn(commands, one))
+  const run = name === undefined ? undefined : commands[name]
+  const words = name === command ? rest : rest.slice(1)
+  if (!run || words.length !== Math.max(0, run.length - 1)) {
     process.stderr.write(USAGE)
     return 2
   }
-  return run(parseConfig(process.env, { isTerminal: process.stdout.isTTY === true }))
+  return run(parseConfig(process.env, { isTerminal: process.stdout.isTTY === true }), ...words)
 }
 
 main().then(

@@ -2,13 +2,19 @@ import type { Config } from '../config.ts'
 import { VERSION } from '../version.ts'
 import { runBootstrap } from './bootstrap.ts'
 import { runMigrate } from './migrate.ts'
+import { runDiscardSecrets, runRotateSecrets } from './rotate-secrets.ts'
 import { serve } from './serve.ts'
 
-/** The subcommands by name; each resolves with the exit code. */
-export const commands: Record<string, (config: Config) => Promise<number>> = {
+/** A subcommand: takes as many words behind its name as it has parameters, and resolves with the exit code. */
+type Command = (config: Config, ...words: string[]) => Promise<number>
+
+/** The subcommands by name, which may be two words. */
+export const commands: Record<string, Command> = {
   serve,
   migrate: runMigrate,
   bootstrap: runBootstrap,
+  'secrets rotate': runRotateSecrets,
+  'secrets discard': runDiscardSecrets,
   version: async () => {
     process.stdout.write(`${VERSION}\n`)
     return 0

@@ -18,7 +18,18 @@ const complete = (env: Record<string, string> = {}) =>
 const file = () => join(dir, 'data', 'secrets.json')
 
 test('secrets of the environment are used as they are, and nothing is written', () => {
-  expect(complete({ JWT_SECRET: 'one', BETTER_AUTH_SECRET: 'two' })).toEqual({ jwt: 'one', betterAuth: 'two' })
+  const given = {
+    JWT_SECRET: 'one',
+    BETTER_AUTH_SECRET: 'two',
+    ENCRYPTION_KEY: 'three',
+    ENCRYPTION_KEYS_OLD: 'four, five',
+  }
+  expect(complete(given)).toEqual({
+    jwt: 'one',
+    betterAuth: 'two',
+    encryption: 'three',
+    encryptionOld: ['four', 'five'],
+  })
   expect(existsSync(join(dir, 'data'))).toBe(false)
 })
 
@@ -28,7 +39,7 @@ test('what is missing is made once, long and random, and outlives a restart', ()
   expect(first.betterAuth).toMatch(/^[A-Za-z0-9_-]{64}$/)
   expect(first.jwt).not.toBe(first.betterAuth)
   expect(complete()).toEqual(first)
-  expect(complete({ JWT_SECRET: 'mine' })).toEqual({ jwt: 'mine', betterAuth: first.betterAuth })
+  expect(complete({ JWT_SECRET: 'mine' })).toEqual({ ...first, jwt: 'mine' })
 })
 
 test('only their owner can read them', () => {
@@ -54,7 +65,7 @@ async function startTogether(at: number): Promise<{ jwt: string }[]> {
     const made = []
     for (let round = 0; round < ${ROUNDS}; round++) {
       while (Date.now() < ${at} + round * 5);
-      made.push(completeSecrets({ secrets: {}, dataDir: ${JSON.stringify(join(dir, 'data'))} + round }))
+      made.push(completeSecrets({ secrets: { encryptionOld: [] }, dataDir: ${JSON.stringify(join(dir, 'data'))} + round }))
     }
     process.stdout.write(JSON.stringify(made))`
   const child = spawn(process.execPath, ['--input-type=module-typescript', '--eval', script])

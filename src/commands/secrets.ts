@@ -4,9 +4,15 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import type { Config } from '../config.ts'
 
-export interface Secrets {
+/** What is kept where the environment names none. */
+interface KeptSecrets {
   jwt: string
   betterAuth: string
+}
+
+export interface Secrets extends KeptSecrets {
+  encryption: string | undefined
+  encryptionOld: string[]
 }
 
 const Kept = z.object({ jwt: z.string().min(1), betterAuth: z.string().min(1) })
@@ -16,13 +22,26 @@ const Kept = z.object({ jwt: z.string().min(1), betterAuth: z.string().min(1) })
  * elsewhere what is missing is made once and kept beside the embedded database, so that tokens outlive a restart.
  */
 export function completeSecrets(config: Config): Secrets {
-  const { jwt, betterAuth } = config.secrets
-  if (jwt !== undefined && betterAuth !== undefined) return { jwt, betterAuth }
+  const { jwt, betterAuth, encryption, encryptionOld } = config.secrets
+  if (jwt !== undefined && betterAuth !== undefined) return { jwt, betterAuth, encryption, encryptionOld }
   const kept = keepSecrets(config.dataDir)
-  return { jwt: jwt ?? kept.jwt, betterAuth: betterAuth ?? kept.betterAuth }
+  return { jwt: jwt ?? kept.jwt, betterAuth: betterAuth ?? kept.betterAuth, encryption, encryptionOld }
 }
 
-function keepSecrets(dataDir: string): Secrets {
+/** All values of the environment and of development's own file that must not be written anywhere. */
+export function knownSecrets(config: Config, secrets: Secrets): string[] {
+  const { jwt, betterAuth, encryption, encryptionOld } = secrets
+  const keys = Object.values(config.models.providers).map(({ apiKey }) => apiKey)
+  const urls = [config.db.url, config.db.directUrl].map(passwordOf)
+  return [jwt, betterAuth, encryption, ...encryptionOld, ...keys, ...urls].filter((value) => value !== undefined)
+}
+
+/** As it stands in the URL; a list of hosts is no URL, so this is read by hand as in `db/url.ts`. */
+function passwordOf(url: string | undefined): string | undefined {
+  return /^[^:]+:\/\/[^:@/]*:([^@/]*)@/.exec(url ?? '')?.[1]
+}
+
+function keepSecrets(dataDir: string): KeptSecrets {
   const file = join(dataDir, 'secrets.json')
   mkdirSync(dataDir, { recursive: true, mode: 0o700 })
   if (!existsSync(file))
@@ -43,10 +62,12 @@ function writeOnce(file: string, text: string) {
   }
 }
 
-function readSecrets(file: string): Secrets {
+function readSecrets(file: string): KeptSecrets {
   const { data } = Kept.safeParse(parseJson(readFileSync(file, 'utf8')))
   if (!data)
-    throw new Error(`${file} is damaged: delete it, and new secrets are made. Session tokens end with the old ones.`)
+    throw new Error(
+      `${file} is damaged: delete it, and new secrets are made. Session tokens end with the old ones, and stored secrets that were sealed by them are lost.`,
+    )
   return data
 }
 

@@ -4,16 +4,18 @@ import type { Database } from '../db/client.ts'
 import { bootstrap, needsBootstrap } from '../domain/accounts/bootstrap.ts'
 import { errorLine } from '../lib/errors.ts'
 import { createLogger, type Logger } from '../lib/logger.ts'
+import { createRedactions } from '../lib/redactions.ts'
 import { migrateDatabase } from './migrate.ts'
-import { completeSecrets } from './secrets.ts'
+import { completeSecrets, knownSecrets } from './secrets.ts'
 
 /** After a stop was asked for, nothing may keep the process longer than its grace and this. */
 const EXIT_MS = 10_000
 
 /** Runs the gateway until SIGTERM or SIGINT. Resolves with the exit code. */
 export async function serve(config: Config): Promise<number> {
-  const log = createLogger(config.log)
   const secrets = completeSecrets(config)
+  const redactions = createRedactions(knownSecrets(config, secrets))
+  const log = createLogger({ ...config.log, redactions })
   warnAboutPublicUrl(config, log)
   warnAboutUnusedModels(config, log)
   // From the first moment on: without a handler the first process of a container does not even see the signal.
@@ -24,7 +26,7 @@ export async function serve(config: Config): Promise<number> {
     log.info('stopped')
     return 0
   }
-  const gateway = createGateway({ config, db, log }, secrets)
+  const gateway = createGateway({ config, db, log, redactions }, secrets)
   try {
     const port = await gateway.listen()
     log.info({ port }, 'listening')

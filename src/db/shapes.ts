@@ -4,7 +4,11 @@
 export interface ConversationSettings {
   model?: string
   networkConfig?: { allowedDomains?: string[]; deniedDomains?: string[] }
-  mcpServers?: Record<string, unknown>
+}
+
+/** What a caller set that may hold credentials, in headers or URLs. Stored sealed, shown to nobody. */
+export interface ConfidentialSettings {
+  mcpServers: Record<string, unknown>
 }
 
 export interface RunUsage {

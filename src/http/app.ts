@@ -4,8 +4,10 @@ import type { Authenticator } from '../domain/accounts/authenticate.ts'
 import type { SessionTokens } from '../domain/accounts/session-token.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
 import type { Signals } from '../domain/signals.ts'
+import type { Envelope } from '../lib/envelope.ts'
 import { AppError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import type { Redactions } from '../lib/redactions.ts'
 import type { SseManager } from '../sse/manager.ts'
 import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
@@ -19,7 +21,9 @@ import { eventRoutes } from './routes/events.ts'
 import { healthRoutes, type Readiness } from './routes/health.ts'
 import { messageRoutes } from './routes/messages.ts'
 import { pageRoutes } from './routes/page.ts'
+import { providerKeyRoutes } from './routes/provider-keys.ts'
 import { historyRoutes } from './routes/runs.ts'
+import { secretRoutes } from './routes/secrets.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
@@ -38,7 +42,17 @@ export interface GatewayAppDeps {
   /** True until the parts behind the routes work. */
   isStarting(): boolean
   readiness(): Promise<Readiness>
-  resolveModel(name: string | null, provider?: string): { provider: string; modelId: string }
+  /** @throws AppError when this agent cannot use the model. */
+  resolveModel(
+    name: string | null,
+    owner: { organizationId: string; agentId: string },
+    provider?: string,
+  ): Promise<{ provider: string; modelId: string }>
+  /** Seals and opens stored secrets. */
+  envelope: Envelope
+  redactions: Redactions
+  /** Providers of models that organizations and agents may have a key for. */
+  providers: readonly string[]
   /** @throws AppError 'invalid_request' for a URL that may not be called. */
   checkWebhookUrl(url: string): void
   /** The key that signs an organization's webhooks. */
@@ -60,6 +74,8 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   // `v1` is no organization: what the agent API does not have ends here.
   app.all('/api/v1/*', (c) => c.notFound())
   app.route('/', agentRoutes(deps))
+  app.route('/', secretRoutes(deps))
+  app.route('/', providerKeyRoutes(deps))
   app.route('/', webhookRoutes(deps))
   return app
 }

@@ -12,7 +12,7 @@ import type { WorkerPool } from './pool.ts'
 import { NO_USAGE } from './protocol.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
 import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
-import type { TurnEnd, WorkerRequests } from './turn.ts'
+import type { RunRef, TurnEnd, WorkerRequests } from './turn.ts'
 
 export interface Runner {
   /** The loops of it: claiming, and keeping what was claimed. */
@@ -29,10 +29,18 @@ export interface Runner {
   forget(key: string): void
   /** What the pool passes on from the workers. */
   readonly requests: Pick<WorkerRequests, 'saveStep' | 'takeSteer'>
+  /** Whose run this is; undefined when this replica does not hold it under that fence, or has given it up. */
+  ownerOf(run: RunRef): RunOwner | undefined
   active(): number
   start(): Promise<void>
   /** Claims nothing more; lets what runs finish for `graceMs`, then hands it over to the other replicas. */
   drain(graceMs: number): Promise<void>
+}
+
+/** In whose name a run acts. */
+export interface RunOwner {
+  organizationId: string
+  agentId: string
 }
 
 export interface RunnerOptions {
@@ -51,8 +59,8 @@ export interface RunnerDeps {
   signals: Signals
   pool: WorkerPool
   replies: ReplyWriter
-  /** @throws AppError when the model is unknown or has no key. */
-  resolveModel(name: string | null): { provider: string; modelId: string }
+  /** @throws AppError when the model is unknown, or there is no key that this agent may use. */
+  resolveModel(name: string | null, owner: RunOwner): Promise<{ provider: string; modelId: string }>
 }
 
 /** Why this replica stops working on a run before its worker is done. */
@@ -179,7 +187,8 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     try {
       one.turn = await beginTurn(deps, { run: one.run, replies, signal })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
-      const model = deps.resolveModel(one.turn.context.model)
+      const { agentId, model: name } = one.turn.context
+      const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
       void noteWorker(sql, one.run, options.replica).catch(() => {})
       const turn = pool.runTurn({
         key: `${one.run.organizationId}/${one.run.conversationId}`,
@@ -246,7 +255,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     }
   }
 
-  const held = (given: { runId: string; fence: number }) => {
+  const held = (given: RunRef) => {
     const one = active.get(given.runId)
     return one && one.run.fence === given.fence && one.reason === null ? one : undefined
   }
@@ -269,6 +278,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       if (one) stop(one, 'ended elsewhere')
     },
     forget: pool.forget,
+    ownerOf(given) {
+      const one = held(given)
+      return one?.turn ? { organizationId: one.run.organizationId, agentId: one.turn.context.agentId } : undefined
+    },
     requests: {
       saveStep: async (step) => (await held(step)?.turn?.saveStep(step)) ?? 'stale',
       takeSteer: async (given) => {

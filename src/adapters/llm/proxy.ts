@@ -1,8 +1,9 @@
 import { once } from 'node:events'
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2'
 import type { Agent } from 'undici'
-import { errorLine } from '../../lib/errors.ts'
+import { AppError, errorLine } from '../../lib/errors.ts'
 import type { Logger } from '../../lib/logger.ts'
+import { createRedactions, withoutValue } from '../../lib/redactions.ts'
 import { type ModelProvider, type ModelStatus, type ProviderSettings, pickHeaders } from './contract.ts'
 import { modelProviders } from './index.ts'
 import { cutStream, Refusal, sendRefusal } from './refusal.ts'
@@ -21,6 +22,11 @@ export interface ModelCall {
 export interface ModelProxyDeps {
   log: Logger
   providers: { readonly [id: string]: ProviderSettings }
+  /**
+   * The key that the run's agent or organization has for its provider; undefined when the one in `providers` counts.
+   * @throws AppError when the run may make no call.
+   */
+  ownKey?(run: ModelCall['run']): Promise<string | undefined>
   /** The user message by which a worker asks for the rest of an answer: `CONTINUE_NOTE` of the worker protocol. */
   continueNote: string
 }
@@ -31,8 +37,8 @@ export interface ModelProxyDeps {
  */
 export interface ModelProxy {
   (req: Http2ServerRequest, res: Http2ServerResponse, call: ModelCall): void
-  /** Every provider, configured or not, in the order for display. */
-  models(): ModelStatus[]
+  /** Every provider, configured or not, in the order for display. `own` are those that the asker has a key for. */
+  models(own?: ReadonlySet<string>): ModelStatus[]
   /** Cuts the calls that are under way and closes all connections; later calls are refused. May be called twice. */
   close(): Promise<void>
 }
@@ -57,8 +63,11 @@ export function createModelProxy(deps: ModelProxyDeps): ModelProxy {
     open.set(controller, done)
   }
 
-  function models(): ModelStatus[] {
-    return modelProviders.map((provider) => statusOf(provider, deps.providers[provider.id]))
+  function models(own?: ReadonlySet<string>): ModelStatus[] {
+    return modelProviders.map((provider) => {
+      const settings = deps.providers[provider.id]
+      return statusOf(provider, own?.has(provider.id) ? { ...settings, apiKey: 'own' } : settings)
+    })
   }
 
   async function closeAll(): Promise<void> {
@@ -122,7 +131,7 @@ function endInError(res: Http2ServerResponse, error: unknown, line: Record<strin
 async function answerCall(deps: ModelProxyDeps, agent: Agent, exchange: Exchange): Promise<void> {
   const { req, signal } = exchange
   const { provider, query } = admitCall(exchange)
-  const settings = deps.providers[provider.id] ?? {}
+  const settings = await settingsFor(deps, provider, exchange.call.run)
   const status = statusOf(provider, settings)
   if (!status.available) throw new Refusal(503, 'model_unavailable', unavailableMessage(status))
   checkAnnouncedLength(req)
@@ -131,8 +140,26 @@ async function answerCall(deps: ModelProxyDeps, agent: Agent, exchange: Exchange
     return respond(provider.answer({ body, signal, continueNote: deps.continueNote }), exchange)
   }
   const answer = await askUpstream(agent, { provider, settings, path: exchange.path ?? '', query, req, signal })
-  const headers = pickHeaders(answer.headers, provider.responseHeaders)
-  await respond({ status: answer.statusCode, headers, body: answer.body }, exchange)
+  // A provider may quote what it was sent; workers, and all who hear from them, see no key.
+  const headers = withoutKey(pickHeaders(answer.headers, provider.responseHeaders), settings.apiKey)
+  const body = withoutValue(answer.body, settings.apiKey)
+  await respond({ status: answer.statusCode, headers, body }, exchange)
+}
+
+async function settingsFor(deps: ModelProxyDeps, provider: ModelProvider, run: ModelCall['run']) {
+  const settings = deps.providers[provider.id] ?? {}
+  if (provider.variables === null || !deps.ownKey) return settings
+  try {
+    return { ...settings, apiKey: (await deps.ownKey(run)) ?? settings.apiKey }
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error
+    throw new Refusal(error.code === 'forbidden' ? 403 : 500, error.code, error.message, { cause: error })
+  }
+}
+
+function withoutKey(headers: Record<string, string>, apiKey: string | undefined): Record<string, string> {
+  const { clean } = createRedactions([apiKey])
+  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, clean(value)]))
 }
 
 /** Decides whether the run may make this call at all. */

@@ -35,9 +35,10 @@ export function statusOf({ id, ...provider }: ModelProvider, settings: ProviderS
   return { provider: id, available: missingVariable === null, defaultModel: provider.defaultModel, missingVariable }
 }
 
-/** Says which environment variable switches a provider on. Safe to show. */
+/** Says what switches a provider on. Safe to show. */
 export function unavailableMessage({ provider, missingVariable }: ModelStatus): string {
-  return `The model provider ${provider} is not configured. Set ${missingVariable} and restart the gateway.`
+  const own = missingVariable?.endsWith('_KEY') ? ', or give the agent or its organization a key of its own' : ''
+  return `The model provider ${provider} is not configured. Set ${missingVariable} and restart the gateway${own}.`
 }
 
 function missingOf(

@@ -83,10 +83,11 @@ export async function startRig(
   cleanup: Cleanup,
   provider: string,
   providers: Record<string, ProviderSettings>,
+  ownKey?: (run: { runId: string; fence: number; provider: string }) => Promise<string | undefined>,
 ): Promise<Rig> {
   const lines: Record<string, unknown>[] = []
   const log = pino({ level: 'debug' }, { write: (line: string) => lines.push(JSON.parse(line)) })
-  const proxy = createModelProxy({ log, providers, continueNote: CONTINUE_NOTE })
+  const proxy = createModelProxy({ log, providers, continueNote: CONTINUE_NOTE, ...(ownKey ? { ownKey } : {}) })
   const server = http2.createServer((req, res) => {
     const [, name = '', path = ''] = /^\/model\/([^/]*)(\/.*)$/.exec(req.url) ?? []
     proxy(req, res, { provider: name, path, run: { runId: 'run-1', fence: 7, provider } })

@@ -30,6 +30,9 @@ export const conversations = pgTable(
     /** False once a newer conversation took over its agent, user and thread. */
     resumable: boolean('resumable').notNull().default(true),
     settings: jsonb('settings').$type<ConversationSettings>().notNull().default({}),
+    /** Settings that may hold credentials (`ConfidentialSettings`), encrypted and bound to the agent, user and thread. */
+    sealedSettings: text('sealed_settings'),
+    settingsKeyId: text('settings_key_id'),
     /** Turn number given last. */
     lastTurn: int8('last_turn').notNull().default(0),
     /** Runs that have not ended: 0 means that the next message may run at once. */
@@ -56,6 +59,7 @@ export const conversations = pgTable(
     uniqueIndex('conversations_resume_idx')
       .on(t.organizationId, t.agentId, t.userId, t.thread)
       .where(sql`${t.status} = 'active' and ${t.resumable}`),
+    index('conversations_settings_key_idx').on(t.settingsKeyId).where(sql`${t.settingsKeyId} is not null`),
     check('conversations_status_check', sql`${t.status} in ('active', 'ended')`),
     check('conversations_settings_check', sql`jsonb_typeof(${t.settings}) = 'object'`),
     check('conversations_open_runs_check', sql`${t.openRuns} >= 0`),

@@ -30,6 +30,8 @@ export const secrets = pgTable(
     sealed: text('sealed').notNull(),
     /** Key that sealed it; what an old one sealed is sealed again by `lobu secrets rotate`. */
     keyId: text('key_id').notNull(),
+    /** Hosts that it may be sent to (`host`, `host:port` or `.suffix`). None: what the agent's own settings say. */
+    allowedHosts: text('allowed_hosts').array().notNull().default(sql`'{}'`),
     createdAt: at('created_at').notNull().defaultNow(),
     updatedAt: at('updated_at').notNull().defaultNow(),
   },

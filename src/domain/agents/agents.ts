@@ -3,6 +3,7 @@ import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { removeLogs } from '../../sse/event-log.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
+import { dropAgentSecrets } from '../secrets/store.ts'
 import type { Signals } from '../signals.ts'
 
 export interface Agent {
@@ -83,7 +84,7 @@ export async function updateAgent(
 }
 
 /**
- * Removes an agent with its conversations, whose streams close. The organization's default agent stays, and so does one
+ * Removes an agent with its conversations, whose streams close, and its secrets. The organization's default agent stays, and so does one
  * that is answering: conversations are locked before they are looked at, so a message is either seen here or refused.
  * @throws AppError 'not_found', 'conflict'
  */
@@ -108,6 +109,7 @@ export async function deleteAgent(
       join conversations c on c.organization_id = p.organization_id and c.id = p.conversation_id
       where c.organization_id = ${organizationId} and c.agent_id = ${agentId}`
     await removeLogs(tx, { organizationId, agentId })
+    await dropAgentSecrets(tx, { organizationId, agentId })
     await tx`delete from agents where organization_id = ${organizationId} and id = ${agentId}`
     return streams
   })

@@ -1,10 +1,12 @@
 import type { Sql } from '../../db/client.ts'
-import type { ConversationSettings } from '../../db/tables.ts'
+import type { ConfidentialSettings, ConversationSettings } from '../../db/tables.ts'
 import { inTransaction } from '../../db/transaction.ts'
+import type { Envelope } from '../../lib/envelope.ts'
 import { AppError } from '../../lib/errors.ts'
 import { newId } from '../../lib/ids.ts'
 import { storable } from '../../lib/text.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
+import { type ConversationPlace, sealSettings } from './confidential.ts'
 
 export interface OpenConversation {
   actor: Actor
@@ -15,6 +17,10 @@ export interface OpenConversation {
   /** Checks everything and stores nothing; the returned id leads nowhere. */
   dryRun: boolean
   settings: ConversationSettings
+  /** Stored sealed. Like the other settings they take the place of those that a resumed conversation had. */
+  confidential?: { settings: ConfidentialSettings; envelope: Envelope } | undefined
+  /** The model that the caller asks for, as `provider/model`, once the agent is known. What it throws is the caller's answer. */
+  chooseModel?: ((agentId: string) => Promise<string>) | undefined
 }
 
 export interface OpenedConversation {
@@ -40,6 +46,7 @@ export async function openConversation(sql: Sql, args: OpenConversation): Promis
   requireOpener(args.actor)
   const { organizationId } = args.actor
   const agentId = await findAgent(sql, args)
+  const model = await args.chooseModel?.(agentId)
   const place = {
     organizationId,
     agentId,
@@ -50,18 +57,22 @@ export async function openConversation(sql: Sql, args: OpenConversation): Promis
     const known = args.forceNew ? null : await findByPlace(sql, place)
     return { conversationId: known ?? newId('conv'), agentId, userId: place.userId, created: known === null }
   }
-  const settings = storable(args.settings)
+  const settings = { open: storable({ ...args.settings, ...(model ? { model } : {}) }), ...sealed(args, place) }
   const opened = await inTransaction(sql, (tx) =>
     args.forceNew ? replace(tx, place, settings) : findOrMake(tx, place, settings),
   )
   return { conversationId: opened.id, agentId, userId: place.userId, created: opened.created }
 }
 
-interface Place {
-  organizationId: string
-  agentId: string
-  userId: string
-  thread: string
+interface StoredSettings {
+  open: ConversationSettings
+  sealed: string | null
+  keyId: string | null
+}
+
+function sealed({ confidential }: OpenConversation, place: ConversationPlace): Omit<StoredSettings, 'open'> {
+  if (!confidential) return { sealed: null, keyId: null }
+  return sealSettings(confidential.envelope, { settings: confidential.settings, place })
 }
 
 /** A session token has its conversation already. */
@@ -90,37 +101,40 @@ async function findAgent(sql: Sql, { actor, agentId, dryRun }: OpenConversation)
 }
 
 /** An insert that meets an existing row updates it to itself, so that the row comes back, locked, in either case. */
-async function findOrMake(tx: Sql, place: Place, settings: ConversationSettings) {
-  const given = tx.json(settings as never)
+async function findOrMake(tx: Sql, place: ConversationPlace, settings: StoredSettings) {
+  const given = tx.json(settings.open as never)
   const [row] = await tx<{ id: string; created: boolean }[]>`
-    insert into conversations (organization_id, id, agent_id, user_id, thread, settings)
-    values (${place.organizationId}, ${newId('conv')}, ${place.agentId}, ${place.userId}, ${place.thread}, ${given})
+    insert into conversations (organization_id, id, agent_id, user_id, thread, settings, sealed_settings, settings_key_id)
+    values (${place.organizationId}, ${newId('conv')}, ${place.agentId}, ${place.userId}, ${place.thread}, ${given},
+      ${settings.sealed}, ${settings.keyId})
     on conflict (organization_id, agent_id, user_id, thread) where status = 'active' and resumable
-      do update set settings = conversations.settings || excluded.settings
+      do update set settings = conversations.settings || excluded.settings,
+        sealed_settings = coalesce(excluded.sealed_settings, conversations.sealed_settings),
+        settings_key_id = coalesce(excluded.settings_key_id, conversations.settings_key_id)
     returning id, (xmax = 0) as created`
   return row!
 }
 
-async function findByPlace(sql: Sql, place: Place): Promise<string | null> {
+async function findByPlace(sql: Sql, place: ConversationPlace): Promise<string | null> {
   const [row] = await sql<{ id: string }[]>`select id from conversations where ${atPlace(sql, place)}`
   return row?.id ?? null
 }
 
 /** Of two callers at once each gets a conversation of its own: who comes second retires the first one's. */
-async function replace(tx: Sql, place: Place, settings: ConversationSettings) {
+async function replace(tx: Sql, place: ConversationPlace, settings: StoredSettings) {
   for (let tries = 1; tries <= REPLACE_TRIES; tries++) {
     await tx`update conversations set resumable = false where ${atPlace(tx, place)}`
     const [row] = await tx<{ id: string }[]>`
-      insert into conversations (organization_id, id, agent_id, user_id, thread, settings)
+      insert into conversations (organization_id, id, agent_id, user_id, thread, settings, sealed_settings, settings_key_id)
       values (${place.organizationId}, ${newId('conv')}, ${place.agentId}, ${place.userId}, ${place.thread},
-        ${tx.json(settings as never)})
+        ${tx.json(settings.open as never)}, ${settings.sealed}, ${settings.keyId})
       on conflict do nothing returning id`
     if (row) return { id: row.id, created: true }
   }
   throw new AppError('saturated', 'Too many callers replace this conversation at once')
 }
 
-function atPlace(sql: Sql, place: Place) {
+function atPlace(sql: Sql, place: ConversationPlace) {
   return sql`organization_id = ${place.organizationId} and agent_id = ${place.agentId} and user_id = ${place.userId}
     and thread = ${place.thread} and status = 'active' and resumable`
 }

@@ -91,6 +91,7 @@ describe('what a worker is given', () => {
     await scene.post(conversation)
 
     expect(await loadTurn(scene.sql, run)).toEqual({
+      agentId: scene.agentId,
       model: 'demo/one',
       instructions: 'Be brief.',
       messages: [

@@ -9,6 +9,7 @@ import { readSavedTexts, readSavedUsage, readStreamedText } from './turn-text.ts
 
 /** All that a worker needs to take up a turn, wherever the attempt before it stopped. */
 export interface TurnContext {
+  agentId: string
   /** `provider/model`, or null for the gateway's default. */
   model: string | null
   instructions: string
@@ -26,6 +27,7 @@ export interface TurnContext {
 }
 
 interface Row {
+  agentId: string
   agentModel: string | null
   instructions: string
   settings: ConversationSettings
@@ -35,12 +37,13 @@ interface Row {
 /** Reads the context of a claimed run; null when its conversation is gone. */
 export async function loadTurn(sql: Sql, run: ClaimedRun): Promise<TurnContext | null> {
   const [row] = await sql<Row[]>`
-    select a.model as "agentModel", a.instructions, c.settings, c.end_seq as "endSeq"
+    select a.id as "agentId", a.model as "agentModel", a.instructions, c.settings, c.end_seq as "endSeq"
     from conversations c join agents a on a.organization_id = c.organization_id and a.id = c.agent_id
     where c.organization_id = ${run.organizationId} and c.id = ${run.conversationId}`
   if (!row) return null
   const messages = await attachFiles(sql, { ...run, messages: await loadHistory(sql, run) })
-  const base = { model: row.settings.model ?? row.agentModel, instructions: row.instructions, messages }
+  const { agentId, instructions } = row
+  const base = { agentId, model: row.settings.model ?? row.agentModel, instructions, messages }
   if (run.attempt <= 1 && run.fence <= 1) {
     return { ...base, missingText: '', partialText: '', text: '', hasSavedText: false, usage: NO_USAGE }
   }

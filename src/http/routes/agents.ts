@@ -124,8 +124,8 @@ const remove = createRoute({
 
 export interface AgentRouteDeps {
   signals: Signals
-  /** @throws AppError when the gateway cannot use this model. */
-  resolveModel(name: string | null): { provider: string; modelId: string }
+  /** @throws AppError when this agent cannot use the model. */
+  resolveModel(name: string | null, owner: { organizationId: string; agentId: string }): Promise<unknown>
 }
 
 /** The agents of an organization: name, model and instructions. */
@@ -137,9 +137,10 @@ export function agentRoutes({ signals, resolveModel }: AgentRouteDeps): Router {
     })
     .openapi(create, async (c) => {
       const { agentId, name, ...rest } = c.req.valid('json')
-      if (rest.model) resolveModel(rest.model)
+      const actor = actorOf(c)
+      if (rest.model) await resolveModel(rest.model, { organizationId: actor.organizationId, agentId })
       const fields = { name: name ?? agentId, ...rest }
-      const { agent, created } = await createAgent(databaseOf(c), { actor: actorOf(c), agentId, fields })
+      const { agent, created } = await createAgent(databaseOf(c), { actor, agentId, fields })
       return c.json({ agent: toAgent(agent) }, created ? 201 : 200)
     })
     .openapi(get, async (c) => {
@@ -148,12 +149,10 @@ export function agentRoutes({ signals, resolveModel }: AgentRouteDeps): Router {
     })
     .openapi(update, async (c) => {
       const fields = Object.fromEntries(Object.entries(c.req.valid('json')).filter(([, value]) => value !== undefined))
-      if (typeof fields.model === 'string') resolveModel(fields.model)
-      const agent = await updateAgent(databaseOf(c), {
-        actor: actorOf(c),
-        agentId: c.req.valid('param').agentId,
-        fields,
-      })
+      const [actor, { agentId }] = [actorOf(c), c.req.valid('param')]
+      const owner = { organizationId: actor.organizationId, agentId }
+      if (typeof fields.model === 'string') await resolveModel(fields.model, owner)
+      const agent = await updateAgent(databaseOf(c), { actor, agentId, fields })
       return c.json({ agent: toAgent(agent) }, 200)
     })
     .openapi(remove, async (c) => {

@@ -4,7 +4,10 @@ import { listAgents } from '../../domain/agents/agents.ts'
 import { endConversation } from '../../domain/conversations/end.ts'
 import { getConversation } from '../../domain/conversations/get.ts'
 import { openConversation } from '../../domain/conversations/open.ts'
+import { checkServerReferences } from '../../domain/secrets/servers.ts'
 import type { Signals } from '../../domain/signals.ts'
+import type { Envelope } from '../../lib/envelope.ts'
+import type { Redactions } from '../../lib/redactions.ts'
 import { hasOpenStream } from '../../sse/presence.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
@@ -36,6 +39,10 @@ const Conversation = z
     expiresAt: z.number().openapi({ description: 'Epoch milliseconds' }),
     sseUrl: z.string(),
     messagesUrl: z.string(),
+    warnings: z
+      .array(z.string())
+      .optional()
+      .openapi({ description: 'References to secrets in `mcpServers` that would fail when they are used' }),
   })
   .openapi('Conversation')
 
@@ -140,8 +147,14 @@ export interface ConversationRouteDeps {
   signals: Signals
   tokens: SessionTokens
   publicUrl: string
-  /** @throws AppError when the gateway cannot use this model. */
-  resolveModel(name: string | null, provider?: string): { provider: string; modelId: string }
+  /** @throws AppError when this agent cannot use the model. */
+  resolveModel(
+    name: string | null,
+    owner: { organizationId: string; agentId: string },
+    provider?: string,
+  ): Promise<{ provider: string; modelId: string }>
+  envelope: Envelope
+  redactions: Redactions
 }
 
 /** Opening, looking at and ending conversations. The published paths call a conversation an agent. */
@@ -150,17 +163,24 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
     .openapi(open, async (c) => {
       const actor = actorOf(c)
       const { model, provider, networkConfig, mcpServers, ...rest } = c.req.valid('json') ?? OpenConversation.parse({})
-      const named = model || provider ? deps.resolveModel(model ?? null, provider) : null
-      const settings = {
-        ...(named ? { model: `${named.provider}/${named.modelId}` } : {}),
-        ...(networkConfig ? { networkConfig: withoutUndefined(networkConfig) } : {}),
-        ...(mcpServers ? { mcpServers } : {}),
-      }
-      const { conversationId, agentId, userId } = await openConversation(databaseOf(c), { actor, ...rest, settings })
       const { organizationId, organizationSlug } = actor
+      const sql = databaseOf(c)
+      const settings = networkConfig ? { networkConfig: withoutUndefined(networkConfig) } : {}
+      const chooseModel = async (agent: string) => {
+        const chosen = await deps.resolveModel(model ?? null, { organizationId, agentId: agent }, provider)
+        return `${chosen.provider}/${chosen.modelId}`
+      }
+      const { conversationId, agentId, userId } = await openConversation(sql, {
+        ...{ actor, ...rest, settings },
+        confidential: mcpServers && { settings: { mcpServers }, envelope: deps.envelope },
+        chooseModel: model || provider ? chooseModel : undefined,
+      })
+      const owner = { organizationId, agentId }
+      const warnings = mcpServers ? await checkServerReferences({ ...deps, sql }, { owner, mcpServers }) : []
       const session = await deps.tokens.sign({ organizationId, organizationSlug, agentId, userId, conversationId })
       const url = `${deps.publicUrl}/api/v1/agents/${conversationId}`
-      const body = { success: true as const, agentId: conversationId, conversationId, ...session }
+      const hints = warnings.length > 0 ? { warnings } : {}
+      const body = { success: true as const, agentId: conversationId, conversationId, ...session, ...hints }
       return c.json({ ...body, sseUrl: `${url}/events`, messagesUrl: `${url}/messages` }, rest.dryRun ? 200 : 201)
     })
     .openapi(list, async (c) => {
