@@ -1,0 +1,250 @@
+import { readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { expect, onTestFinished } from 'vitest'
+import { openDatabase } from '../../src/db/client.ts'
+import { createLogger } from '../../src/lib/logger.ts'
+import { type Call, sendRequest } from '../support/cluster.ts'
+import { startEchoingProvider } from '../support/echoing-provider.ts'
+import { followEvents } from '../support/follower.ts'
+import { requireProc, until } from '../support/gateway.ts'
+import { test } from '../support/programs.ts'
+import { requirePostgres } from '../support/world.ts'
+
+requirePostgres('the gateway runs as in production')
+requireProc()
+
+/** Nothing else looks like them, not even a part of them, and no pattern of keys does. */
+const canary = (name: string) => `${name}:canary/Zq8+${[...name].reverse().join('')}~7Hk2Lw9Pd4Xs`
+
+const ENVIRONMENT = {
+  JWT_SECRET: canary('jwt-secret'),
+  BETTER_AUTH_SECRET: canary('auth-secret'),
+  ENCRYPTION_KEY: canary('encryption-key'),
+  ENCRYPTION_KEYS_OLD: canary('older-encryption-key'),
+  ANTHROPIC_API_KEY: canary('anthropic'),
+  OPENAI_API_KEY: canary('openai'),
+  OPENAI_COMPATIBLE_API_KEY: canary('compatible'),
+  GOOGLE_API_KEY: canary('google'),
+}
+const OWN = {
+  organizationSecret: canary('organization-secret'),
+  agentSecret: canary('agent-secret'),
+  organizationKey: canary('organization-key'),
+  agentKey: canary('agent-key'),
+  headerLiteral: canary('header-literal'),
+  urlLiteral: canary('url-literal'),
+  tooLarge: canary('too-large'),
+  notAKey: canary('not-a-key'),
+  misplaced: canary('misplaced'),
+}
+
+/** All that answers requests of clients says, but for the answers that hand a credential out. */
+function createRecorder(url: string) {
+  const heard: string[] = []
+  const ask = async (method: string, path: string, call: Call) => {
+    const answer = await sendRequest(method, `${url}${path}`, call)
+    return { answer, heard: JSON.stringify(answer.headers) + answer.text }
+  }
+  return {
+    heard,
+    async call(method: string, path: string, call: Call) {
+      const { answer, heard: words } = await ask(method, path, call)
+      heard.push(words)
+      return answer
+    },
+    /** Its answer is meant to hold `secret(answer)`, and nothing else. */
+    async handOut(method: string, path: string, call: Call, secret: (body: Record<string, unknown>) => unknown) {
+      const { answer, heard: words } = await ask(method, path, call)
+      const value = String(secret(answer.body))
+      expect(value.length, answer.text).toBeGreaterThan(20)
+      heard.push(words.replaceAll(value, ''))
+      return { answer, value }
+    },
+  }
+}
+
+/** Takes webhooks, and keeps what it was sent. */
+async function startReceiver() {
+  const seen: string[] = []
+  const server = createServer(async (req, res) => {
+    seen.push(JSON.stringify(req.headers) + (await text(req)))
+    res.end()
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`
+  return { seen, host }
+}
+
+/** Each row of each table, as text; `bytea` stands there in hex. */
+async function readTables(url: string): Promise<Map<string, string>> {
+  const log = createLogger({ level: 'silent', pretty: false })
+  const database = await openDatabase({ url, poolMax: 1, dataDir: null, log })
+  const tables = await database.sql<{ schema: string; name: string }[]>`
+    select schemaname as schema, tablename as name from pg_tables
+    where schemaname not in ('pg_catalog', 'information_schema')`
+  const texts = new Map<string, string>()
+  for (const { schema, name } of tables) {
+    const rows = await database.sql<
+      { row: string }[]
+    >`select t::text as row from ${database.sql(`${schema}.${name}`)} t`
+    texts.set(name, rows.map(({ row }) => row).join('\n'))
+  }
+  await database.close()
+  return texts
+}
+
+const formsOf = (value: string) => [
+  value,
+  JSON.stringify(value).slice(1, -1),
+  encodeURIComponent(value),
+  Buffer.from(value).toString('hex'),
+]
+
+test('no secret that the gateway knows is in a log, a table, an answer, a stream or a worker', async ({ programs }) => {
+  const provider = await startEchoingProvider()
+  onTestFinished(provider.stop)
+  const receiver = await startReceiver()
+  const database = await programs.database()
+  const base = { NODE_ENV: 'production', DATABASE_URL: database, LOG_LEVEL: 'trace' }
+  const env = {
+    ...{ ...base, ...ENVIRONMENT, RUN_ATTEMPTS_MAX: '1', WEBHOOK_ALLOWED_HOSTS: receiver.host },
+    ...{ ANTHROPIC_BASE_URL: provider.url, OPENAI_BASE_URL: provider.url, OPENAI_COMPATIBLE_BASE_URL: provider.url },
+    ...{ GOOGLE_BASE_URL: provider.url, DEFAULT_MODEL: 'openai-compatible/m' },
+  }
+  const gateway = await programs.serve(env)
+  await gateway.ready()
+  const bootstrap = await programs.run(['bootstrap'], env)
+  const key = bootstrap.stdout.trim()
+  const { call, handOut, heard } = createRecorder(gateway.url)
+  const admin = (method: string, path: string, body?: unknown) =>
+    call(method, `/api/default${path}`, { token: key, ...(body === undefined ? {} : { body }) })
+
+  const webhookKey = await handOut('GET', '/api/default/webhooks/key', { token: key }, (body) => body.key)
+  const tokens: string[] = []
+  const streams: string[] = []
+  const workers = new Map<number, string>()
+
+  /** One message in a new conversation, to its end. */
+  async function say(content: string, opening: Record<string, unknown> = {}) {
+    const opened = { token: key, body: { forceNew: true, ...opening } }
+    const { answer, value: token } = await handOut('POST', '/api/v1/agents', opened, (body) => body.token)
+    tokens.push(token)
+    const path = `/api/v1/agents/${answer.body.agentId}`
+    const follower = await followEvents(`${gateway.url}${path}/events`, { token })
+    const body = { content, webhookUrl: `http://${receiver.host}/hook` }
+    const posted = await call('POST', `${path}/messages`, { token, body })
+    expect(posted.status, posted.text).toBe(200)
+    const end = await follower.completed(String(posted.body.messageId))
+    for (const pid of gateway.workers()) workers.set(pid, readWorker(pid) || workers.get(pid) || '')
+    streams.push(JSON.stringify(follower.events()))
+    await follower.stop()
+    for (const more of ['', '/history/session/messages', '/history/session/stats', '/history/status']) {
+      await call('GET', `${path}${more}`, { token })
+    }
+    await call('GET', `/api/v1/runs/${posted.body.runId}`, { token })
+    return { status: String(end.data.status), text: String(end.data.finalText), warnings: answer.body.warnings }
+  }
+
+  // The environment's keys, with each way to fail.
+  expect(await say('hello')).toMatchObject({ status: 'completed', text: 'You called me with [redacted]. Done.' })
+  for (const status of [400, 401, 403, 404, 429, 500, 503]) {
+    expect((await say(`fail ${status}`)).status).toBe('failed')
+  }
+  await say('cut')
+  for (const model of ['anthropic/m', 'openai/m', 'google/m']) {
+    expect((await say('fail 400 fail 400', { model })).status).toBe('failed')
+  }
+
+  // Secrets and keys of the organization and of an agent, set well and badly.
+  await admin('POST', '/agents', { agentId: 'helper', model: 'openai-compatible/m' })
+  const puts: [string, unknown, number][] = [
+    ['/secrets/TOKEN', { value: OWN.organizationSecret }, 201],
+    ['/agents/helper/secrets/TOKEN', { value: OWN.agentSecret, allowedHosts: ['mcp.test'] }, 201],
+    ['/secrets/LARGE', { value: OWN.tooLarge.repeat(500) }, 400],
+    ['/secrets/BAD', { value: [OWN.notAKey] }, 400],
+    ['/secrets/bad-name', { value: OWN.notAKey }, 400],
+    ['/secrets/BAD', { value: 'x', allowedHosts: [OWN.misplaced] }, 400],
+    ['/providers/openai-compatible/api-key', { value: `${OWN.notAKey} with a space` }, 400],
+    ['/providers/nobody/api-key', { value: OWN.notAKey }, 404],
+    ['/agents/nobody/secrets/TOKEN', { value: OWN.notAKey }, 404],
+    ['/providers/openai-compatible/api-key', { value: OWN.organizationKey }, 201],
+  ]
+  for (const [path, body, status] of puts) expect((await admin('PUT', path, body)).status, path).toBe(status)
+  expect((await say('hello')).text).toContain('[redacted]')
+  await say('fail 400')
+  const agentKey = await admin('PUT', '/agents/helper/providers/openai-compatible/api-key', { value: OWN.agentKey })
+  expect(agentKey.status).toBe(201)
+  expect((await say('hello', { agentId: 'helper' })).text).toContain('[redacted]')
+  await say('fail 400', { agentId: 'helper' })
+  const mcpServers = {
+    literal: {
+      url: `https://mcp.test/?key=${OWN.urlLiteral}`,
+      headers: { authorization: `Bearer ${OWN.headerLiteral}` },
+    },
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: that is how references are written
+    reference: { url: 'https://mcp.test/', headers: { authorization: '${secret:TOKEN}', other: '${secret:UNKNOWN}' } },
+  }
+  const { warnings } = await say('hello', { agentId: 'helper', mcpServers })
+  expect(warnings).toEqual([expect.stringContaining('UNKNOWN')])
+  for (const path of ['/secrets', '/agents/helper/secrets', '/providers', '/agents', '/agents/helper']) {
+    expect((await admin('GET', path)).status, path).toBe(200)
+  }
+  for (const path of ['/health/ready', '/api/docs/openapi.json', '/api/v1/agents'])
+    await call('GET', path, { token: key })
+  await call('GET', '/api/v1/agents', { token: `${key}x` })
+  await until(() => receiver.seen.length >= 10, 'webhooks were called')
+  const rotation = await programs.run(['secrets', 'rotate'], env)
+  expect(rotation).toMatchObject({ code: 0, stdout: '0 values were sealed anew.\n' })
+  gateway.signal('SIGTERM')
+  await gateway.exited
+
+  // All of it was really used.
+  for (const used of [
+    ENVIRONMENT.OPENAI_COMPATIBLE_API_KEY,
+    ENVIRONMENT.ANTHROPIC_API_KEY,
+    OWN.organizationKey,
+    OWN.agentKey,
+  ]) {
+    expect(provider.keys).toContain(used)
+  }
+  expect([...workers.values()].filter((words) => words !== '').length).toBeGreaterThan(0)
+
+  const places = new Map([
+    ['log', gateway.stdout() + gateway.stderr() + rotation.stdout + rotation.stderr + bootstrap.stderr],
+    ['answers', heard.join('\n')],
+    ['streams', streams.join('\n')],
+    ['webhooks', receiver.seen.join('\n')],
+    ['workers', [...workers.values()].join('\n')],
+    ...[...(await readTables(database))].map(([name, rows]) => [`table ${name}`, rows] as const),
+  ])
+  const secrets = { ...ENVIRONMENT, ...OWN, apiKey: key, webhookKey: webhookKey.value }
+  const leaks: string[] = []
+  for (const [place, words] of places) {
+    for (const [name, value] of [
+      ...Object.entries(secrets),
+      ...tokens.map((token) => ['session token', token] as const),
+    ]) {
+      if (formsOf(value).some((form) => words.includes(form))) leaks.push(`${name} in ${place}`)
+    }
+  }
+  expect(leaks).toEqual([])
+  // The search itself finds what is there.
+  expect(places.get('table secrets')).toContain('TOKEN')
+  expect(places.get('answers')).toContain('[redacted]')
+  expect(places.get('table event_log')).toContain('redacted')
+})
+
+/** What can be seen of a worker from outside: its arguments and its environment. */
+function readWorker(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8') + readFileSync(`/proc/${pid}/environ`, 'utf8')
+  } catch {
+    return ''
+  }
+}
