@@ -224,6 +224,16 @@ describe('production', () => {
     expect(namesOf({ ...PRODUCTION, [name]: SECRET })).toEqual([])
   })
 
+  test('encryption keys are read without the space around them, and none may hold the comma that parts them', () => {
+    const { secrets } = parseConfig({
+      ...PRODUCTION,
+      ...{ ENCRYPTION_KEY: `${SECRET}\n`, ENCRYPTION_KEYS_OLD: ` one-key,\n another-key ,` },
+    })
+    expect(secrets).toMatchObject({ encryption: SECRET, encryptionOld: ['one-key', 'another-key'] })
+    expect(parseConfig(PRODUCTION).secrets).toMatchObject({ encryption: undefined, encryptionOld: [] })
+    expect(namesOf({ ...PRODUCTION, ENCRYPTION_KEY: `${SECRET},${SECRET}` })).toEqual(['ENCRYPTION_KEY'])
+  })
+
   test('random secrets are never refused, whatever they were made with', () => {
     const words = ['example', 'correct', 'horse', 'battery', 'change', 'your', 'secret', 'replace', 'with', 'me']
     const pick = () => words[randomBytes(1)[0]! % words.length]!

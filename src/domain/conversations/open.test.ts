@@ -1,7 +1,9 @@
 import { describe, expect } from 'vitest'
 import { createScene, type Scene } from '../../../tests/support/scene.ts'
-import { requirePostgres, test } from '../../../tests/support/world.ts'
+import { requirePostgres, test, type World } from '../../../tests/support/world.ts'
+import { createEnvelope } from '../../lib/envelope.ts'
 import type { Actor } from '../accounts/actor.ts'
+import { readConfidentialSettings } from './confidential.ts'
 import { endConversation } from './end.ts'
 import { getConversation } from './get.ts'
 import { openConversation } from './open.ts'
@@ -62,6 +64,70 @@ test('an ended conversation is not found again, and its place is free', async ({
   expect(await scene.open(PLACE)).not.toBe(old)
   const get = getConversation(scene.sql, { actor: scene.actor, conversationId: old })
   await expect(get).rejects.toMatchObject({ code: 'not_found' })
+})
+
+describe('settings that may hold credentials', () => {
+  const envelope = createEnvelope({ current: { text: 'a key', purpose: 'test' }, older: [] })
+  const servers = (word: string) => ({ files: { url: `https://x/?key=${word}`, headers: { authorization: word } } })
+  const confidential = (word: string) => ({ envelope, settings: { mcpServers: servers(word) } })
+
+  async function createStage(world: World) {
+    const scene = await createScene(world)
+    const { sql, organizationId } = scene
+    const read = (conversationId: string) => readConfidentialSettings(sql, envelope, { organizationId, conversationId })
+    return { scene, read }
+  }
+
+  test('are stored sealed, and kept until others take their place', async ({ world }) => {
+    const { scene, read } = await createStage(world)
+    const id = await scene.open({ ...PLACE, confidential: confidential('canary-one') })
+    expect(await scene.open(PLACE)).toBe(id)
+    expect(await read(id)).toEqual({ mcpServers: servers('canary-one') })
+    await scene.open({ ...PLACE, confidential: confidential('canary-two') })
+    expect(await read(id)).toEqual({ mcpServers: servers('canary-two') })
+    const rows = await scene.sql`select c::text from conversations c where organization_id = ${scene.organizationId}`
+    expect(JSON.stringify(rows)).not.toContain('canary')
+  })
+
+  test('are not those of the conversation that a new one replaces', async ({ world }) => {
+    const { scene, read } = await createStage(world)
+    const old = await scene.open({ ...PLACE, confidential: confidential('canary-one') })
+    const fresh = await scene.open({ ...PLACE, forceNew: true })
+    expect(await read(fresh)).toBeNull()
+    const another = await scene.open({ ...PLACE, forceNew: true, confidential: confidential('canary-two') })
+    expect(await read(another)).toEqual({ mcpServers: servers('canary-two') })
+    expect(await read(old)).toEqual({ mcpServers: servers('canary-one') })
+  })
+
+  test('do not open in the conversation of somebody else', async ({ world }) => {
+    const { scene, read } = await createStage(world)
+    const mine = await scene.open({ ...PLACE, confidential: confidential('canary-one') })
+    const theirs = await scene.open({ ...PLACE, userId: 'someone else' })
+    await scene.sql`
+      update conversations set sealed_settings = (
+        select sealed_settings from conversations where organization_id = ${scene.organizationId} and id = ${mine})
+      where organization_id = ${scene.organizationId} and id = ${theirs}`
+    await expect(read(theirs)).rejects.toMatchObject({ reason: 'damaged' })
+  })
+})
+
+test('the model is chosen for the agent that is found, and one that cannot be had opens nothing', async ({ world }) => {
+  const scene = await createScene(world)
+  const asked: string[] = []
+  const id = await scene.open({
+    ...PLACE,
+    chooseModel: async (agentId) => {
+      asked.push(agentId)
+      return 'demo/chosen'
+    },
+  })
+  const [row] = await scene.sql`
+    select settings from conversations where organization_id = ${scene.organizationId} and id = ${id}`
+  expect(row).toEqual({ settings: { model: 'demo/chosen' } })
+  const refused = scene.open({ ...PLACE, thread: 'new', chooseModel: () => Promise.reject(new Error('no key')) })
+  await expect(refused).rejects.toThrow('no key')
+  expect(asked).toEqual([scene.agentId])
+  expect(await rowsOf(scene)).toHaveLength(1)
 })
 
 test('a dry run tells what would be found and stores nothing', async ({ world }) => {

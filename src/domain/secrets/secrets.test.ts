@@ -95,8 +95,8 @@ describe('a secret', () => {
   test('takes the permission, which members do not have', async ({ world }) => {
     const { scene } = await createStage(world)
     const member = stageOf({ ...scene, actor: { ...scene.actor, permissions: new Set(ROLES.member) } })
-    for (const denied of [member.list(), member.set('TOKEN', 'x'), member.remove('TOKEN')]) {
-      await expect(denied).rejects.toMatchObject({ code: 'forbidden' })
+    for (const attempt of [() => member.list(), () => member.set('TOKEN', 'x'), () => member.remove('TOKEN')]) {
+      await expect(attempt()).rejects.toMatchObject({ code: 'forbidden' })
     }
   })
 })
