@@ -120,7 +120,7 @@ test('a key of the organization makes a provider usable, on every replica at onc
   const open = (gateway: Gateway) =>
     sendRequest('POST', `${gateway.url}/api/v1/agents`, { token: key, body: { model: 'anthropic/m', dryRun: true } })
   const refused = await open(one)
-  expect(refused).toMatchObject({ status: 503, body: { code: 'model_unavailable' } })
+  expect(refused).toMatchObject({ status: 400, body: { code: 'model_unavailable' } })
   expect(refused.body.error).toContain('a key of its own')
   const path = `${two.url}/api/default/providers/anthropic/api-key`
   expect((await sendRequest('PUT', path, { token: key, body: { value: 'own-key-of-the-organization' } })).status).toBe(
@@ -129,7 +129,7 @@ test('a key of the organization makes a provider usable, on every replica at onc
   await expect.poll(async () => (await open(one)).status).toBe(200)
   expect((await open(two)).status).toBe(200)
   expect((await sendRequest('DELETE', path, { token: key })).status).toBe(204)
-  await expect.poll(async () => (await open(one)).status).toBe(503)
+  await expect.poll(async () => (await open(one)).status).toBe(400)
   expect((await sendRequest('DELETE', path, { token: key })).status).toBe(404)
 })
 
