@@ -61,6 +61,30 @@ describe('the key of a call', () => {
     expect(await find('openai')).toBe('the-second-key')
   })
 
+  test('is not kept from a look-up that began before the last change', async ({ world }) => {
+    const { scene, set, redactions } = await createStage(world)
+    await set('openai', 'the-first-key')
+    const held = Promise.withResolvers<void>()
+    const read = Promise.withResolvers<void>()
+    let isFirst = true
+    const slow = (async (...query: Parameters<typeof scene.sql>) => {
+      const rows = await scene.sql(...query)
+      read.resolve()
+      if (isFirst) await held.promise
+      isFirst = false
+      return rows
+    }) as unknown as typeof scene.sql
+    const keys = createProviderKeys({ scope: () => slow, envelope, redactions })
+    const owner = { organizationId: scene.organizationId, agentId: scene.agentId }
+    const late = keys.find(owner, 'openai')
+    await read.promise
+    await set('openai', 'the-second-key')
+    keys.forget()
+    held.resolve()
+    await late
+    expect(await keys.find(owner, 'openai')).toBe('the-second-key')
+  })
+
   test('is one that may not be written from then on', async ({ world }) => {
     const { set, find, redactions } = await createStage(world)
     await set('openai', 'canary-of-the-key')
