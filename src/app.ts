@@ -10,6 +10,7 @@ import { scopeToOrganization } from './db/tenant.ts'
 import { explainMissingTenantRole } from './db/tenant-role.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
+import { createKeyUse } from './domain/keys/note-use.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { createRetention } from './domain/retention.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
@@ -155,14 +156,16 @@ export function createGateway(
   )
   const heartbeat = createReplica({ sql, log }, { id: replica, version: VERSION, leaseMs: queue.leaseMs })
 
-  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, ...runner.loops]
+  const keyUse = createKeyUse({ sql, log })
+
+  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, keyUse, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
     settle: runner.settle,
     hasWorker: (organizationId, conversationId) => pool.has(`${organizationId}/${conversationId}`),
   }
-  const authenticator = createAuthenticator({ sql, tokens })
+  const authenticator = createAuthenticator({ sql, tokens, noteKeyUse: keyUse.note })
   /** What is remembered of callers and of their keys, and does not count any more after a change. */
   const access = {
     forget() {
