@@ -58,6 +58,11 @@ const Env = z.object({
   /** Earlier values of `ENCRYPTION_KEY`, comma separated: they open what they have sealed, and seal nothing new. */
   ENCRYPTION_KEYS_OLD: z.string().default(''),
 
+  /** One organization is all that there is: nobody makes a second one. */
+  SINGLE_ORGANIZATION: flag.default(false),
+  /** Entries of the audit log are removed after this long, where an organization has no setting of its own. */
+  AUDIT_KEEP_DAYS: count(365, 1, 36_500),
+
   /** How long a claimed run stays claimed without a renewal; the bound on noticing a dead replica. */
   RUN_LEASE_SECONDS: seconds(15, 1, 600),
   /** Tries of one run before it ends as failed. */
@@ -187,6 +192,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       encryption: e.ENCRYPTION_KEY,
       encryptionOld: listOf(e.ENCRYPTION_KEYS_OLD),
     },
+    accounts: { singleOrganization: e.SINGLE_ORGANIZATION, auditKeepDays: e.AUDIT_KEEP_DAYS },
     queue: {
       leaseMs: e.RUN_LEASE_SECONDS * 1000,
       attemptsMax: e.RUN_ATTEMPTS_MAX,

@@ -115,7 +115,9 @@ describe('events', () => {
 
 describe('the service', () => {
   const start = (world: World, scene: Scene) =>
-    world.run(createRetention({ sql: scene.sql, log: world.log }, { everyMs: 60_000, logKeepMs: 60_000 }))
+    world.run(
+      createRetention({ sql: scene.sql, log: world.log }, { everyMs: 60_000, logKeepMs: 60_000, auditKeepDays: 365 }),
+    )
 
   async function count(scene: Scene, table: 'files' | 'dead_letters'): Promise<number> {
     const rows = await scene.sql`select 1 from ${scene.sql(table)} where organization_id = ${scene.organizationId}`

@@ -3,6 +3,7 @@ import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import { removeOrphanedReplies } from '../queue/thread-response.ts'
 import { pruneLog } from '../sse/event-log.ts'
+import { pruneAudit } from './audit/prune.ts'
 import { removeStagedFiles } from './files/files.ts'
 
 /** What is removed in one statement at most, so that none of them locks for long. A file may be 50 MB. */
@@ -10,21 +11,23 @@ const TURNS_MAX = 200
 const FILES_MAX = 20
 const DEAD_LETTERS_MAX = 500
 const ORPHANS_MAX = 500
+const AUDIT_MAX = 500
 const DEAD_LETTERS_KEEP_DAYS = 30
 
 /**
  * Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days, replies to
- * conversations that were removed. They are independent: one that fails does not keep the others from working.
+ * conversations that were removed, and audit entries that are older than their organization keeps them. They are independent: one that fails does not keep the others from working.
  */
 export function createRetention(
   { sql, log }: { sql: Sql; log: Logger },
-  options: { everyMs: number; logKeepMs: number },
+  options: { everyMs: number; logKeepMs: number; auditKeepDays: number },
 ): Loop {
   async function pass() {
     const removals = [
       pruneLog(sql, { keepMs: options.logKeepMs, turnsMax: TURNS_MAX }).then((removed) => removed === TURNS_MAX),
       removeStagedFiles(sql, { filesMax: FILES_MAX }).then((removed) => removed === FILES_MAX),
       removeDeadLetters(sql).then((removed) => removed === DEAD_LETTERS_MAX),
+      pruneAudit(sql, { keepDays: options.auditKeepDays, rowsMax: AUDIT_MAX }).then((removed) => removed === AUDIT_MAX),
       removeOrphanedReplies(sql, { rowsMax: ORPHANS_MAX }).then((removed) => removed === ORPHANS_MAX),
     ]
     const outcomes = await Promise.allSettled(removals)
