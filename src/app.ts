@@ -181,6 +181,8 @@ export function createGateway(
     publicUrl: config.http.publicUrl,
     ...{ authenticator, scope, envelope, redactions },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
+    singleOrganization: config.accounts.singleOrganization,
+    pool: sql,
     post: {
       ...{ replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax },
       ...{ organizationMax: queue.orgRunsMax, workerIdleMs: workers.idleMs },

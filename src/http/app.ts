@@ -11,23 +11,30 @@ import type { Redactions } from '../lib/redactions.ts'
 import type { SseManager } from '../sse/manager.ts'
 import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
-import { authenticate } from './middleware/authenticate.ts'
+import { authenticate, organizationIn } from './middleware/authenticate.ts'
 import { createOpenApiDocument } from './openapi.ts'
 import { createHttpApp, type Router } from './router.ts'
 import { agentRoutes } from './routes/agents.ts'
+import { auditRoutes } from './routes/audit.ts'
 import { conversationRoutes } from './routes/conversations.ts'
 import { docsRoutes } from './routes/docs.ts'
 import { eventRoutes } from './routes/events.ts'
 import { healthRoutes, type Readiness } from './routes/health.ts'
+import { memberRoutes } from './routes/members.ts'
 import { messageRoutes } from './routes/messages.ts'
+import { organizationRoutes } from './routes/organizations.ts'
+import { ownOrganizationRoutes } from './routes/own-organizations.ts'
 import { pageRoutes } from './routes/page.ts'
 import { providerKeyRoutes } from './routes/provider-keys.ts'
 import { historyRoutes } from './routes/runs.ts'
 import { secretRoutes } from './routes/secrets.ts'
+import { tokenRoutes } from './routes/tokens.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
   log: Logger
+  /** The database as the gateway sees it: for what is not inside of one organization. */
+  pool: Sql
   /** The database as one organization sees it. */
   scope(organizationId: string): Sql
   sse: SseManager
@@ -38,6 +45,7 @@ export interface GatewayAppDeps {
   runner: LocalRunner
   post: PostOptions
   publicUrl: string
+  singleOrganization: boolean
   version: string
   /** True until the parts behind the routes work. */
   isStarting(): boolean
@@ -71,8 +79,12 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))
   app.route('/', historyRoutes())
-  // `v1` is no organization: what the agent API does not have ends here.
-  app.all('/api/v1/*', (c) => c.notFound())
+  app.route('/', ownOrganizationRoutes(deps))
+  app.use('/api/*', endReserved())
+  app.route('/', organizationRoutes(deps))
+  app.route('/', memberRoutes(deps))
+  app.route('/', tokenRoutes(deps))
+  app.route('/', auditRoutes())
   app.route('/', agentRoutes(deps))
   app.route('/', secretRoutes(deps))
   app.route('/', providerKeyRoutes(deps))
@@ -85,4 +97,9 @@ function refuseWhileStarting(isStarting: () => boolean): MiddlewareHandler<Env> 
     if (isStarting()) throw new AppError('starting', 'This replica is still starting')
     await next()
   }
+}
+
+/** What a reserved word like `v1` has no route for ends here: no organization is called so, and the caller's is not meant. */
+function endReserved(): MiddlewareHandler<Env> {
+  return async (c, next) => (organizationIn(c.req.path) === undefined ? c.notFound() : next())
 }

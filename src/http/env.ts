@@ -1,7 +1,7 @@
 import type { HttpBindings } from '@hono/node-server'
 import type { Context } from 'hono'
 import type { Sql } from '../db/client.ts'
-import type { Actor } from '../domain/accounts/actor.ts'
+import type { Actor, Requester } from '../domain/accounts/actor.ts'
 import type { Logger } from '../lib/logger.ts'
 
 /** What every handler finds in its context. `middleware/context.ts` sets all but `actor`. */
@@ -19,6 +19,8 @@ export interface Env {
     logFields: Record<string, string | number | boolean>
     /** Who asks. Set by the authentication middleware, so present behind it. */
     actor?: Actor
+    /** A person who is signed in and in no organization yet; only where that is enough. */
+    requester?: Requester
     /** The database as the caller's organization sees it. Set together with `actor`. */
     sql?: Sql
   }

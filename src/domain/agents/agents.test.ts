@@ -30,6 +30,23 @@ describe('an agent', () => {
     await expect(updateAgent(scene.sql, { ...key, fields: {} })).rejects.toMatchObject({ code: 'not_found' })
   })
 
+  test('is on record when it is made, changed and removed, without what its instructions say', async ({ world }) => {
+    const scene = await createScene(world)
+    await create(scene, 'helper')
+    await create(scene, 'helper')
+    const key = { actor: scene.actor, agentId: 'helper' }
+    await updateAgent(scene.sql, { ...key, fields: { instructions: 'Be rude.' } })
+    await deleteAgent(scene, key)
+    await expect(deleteAgent(scene, key)).rejects.toMatchObject({ code: 'not_found' })
+    const log = await scene.sql`
+      select action, target_id, details from audit_log where organization_id = ${scene.organizationId} order by id`
+    expect([...log]).toEqual([
+      { action: 'agent.created', target_id: 'helper', details: { name: 'Helper', model: 'demo/demo' } },
+      { action: 'agent.updated', target_id: 'helper', details: { fields: ['instructions'] } },
+      { action: 'agent.removed', target_id: 'helper', details: {} },
+    ])
+  })
+
   test('that is made again is the same, and another one under its id is a conflict', async ({ world }) => {
     const scene = await createScene(world)
     await create(scene, 'helper')

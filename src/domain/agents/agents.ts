@@ -4,6 +4,7 @@ import { AppError } from '../../lib/errors.ts'
 import { removeLogs } from '../../sse/event-log.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
 import { dropAgentSecrets } from '../secrets/store.ts'
+import { recordAudit } from '../audit/record.ts'
 import type { Signals } from '../signals.ts'
 
 export interface Agent {
@@ -55,11 +56,16 @@ export async function createAgent(
   { actor, agentId, fields }: { actor: Actor; agentId: string; fields: AgentFields },
 ): Promise<{ agent: Agent; created: boolean }> {
   requirePermission(actor, 'agents:write')
-  const [made] = await sql<Agent[]>`
-    insert into agents (organization_id, id, name, description, model, instructions)
-    values (${actor.organizationId}, ${agentId}, ${fields.name}, ${fields.description}, ${fields.model},
-      ${fields.instructions})
-    on conflict (organization_id, id) do nothing returning ${columns(sql)}`
+  const made = await inTransaction(sql, async (tx) => {
+    const [row] = await tx<Agent[]>`
+      insert into agents (organization_id, id, name, description, model, instructions)
+      values (${actor.organizationId}, ${agentId}, ${fields.name}, ${fields.description}, ${fields.model},
+        ${fields.instructions})
+      on conflict (organization_id, id) do nothing returning ${columns(tx)}`
+    const details = { name: fields.name, model: fields.model }
+    if (row) await recordAudit(tx, actor, { action: 'agent.created', targetKind: 'agent', targetId: agentId, details })
+    return row
+  })
   if (made) return { agent: made, created: true }
   const agent = await getAgent(sql, { actor, agentId })
   const same = (Object.keys(fields) as (keyof AgentFields)[]).every((key) => agent[key] === fields[key])
@@ -73,14 +79,18 @@ export async function updateAgent(
   { actor, agentId, fields }: { actor: Actor; agentId: string; fields: Partial<AgentFields> },
 ): Promise<Agent> {
   requirePermission(actor, 'agents:write')
-  const [row] = await sql<Agent[]>`
-    update agents set name = coalesce(${fields.name ?? null}, name),
-      description = coalesce(${fields.description ?? null}, description),
-      model = case when ${fields.model !== undefined} then ${fields.model ?? null} else model end,
-      instructions = coalesce(${fields.instructions ?? null}, instructions), updated_at = now()
-    where organization_id = ${actor.organizationId} and id = ${agentId} returning ${columns(sql)}`
-  if (!row) throw new AppError('not_found', 'No such agent')
-  return row
+  return inTransaction(sql, async (tx) => {
+    const [row] = await tx<Agent[]>`
+      update agents set name = coalesce(${fields.name ?? null}, name),
+        description = coalesce(${fields.description ?? null}, description),
+        model = case when ${fields.model !== undefined} then ${fields.model ?? null} else model end,
+        instructions = coalesce(${fields.instructions ?? null}, instructions), updated_at = now()
+      where organization_id = ${actor.organizationId} and id = ${agentId} returning ${columns(tx)}`
+    if (!row) throw new AppError('not_found', 'No such agent')
+    const details = { fields: Object.keys(fields), ...(fields.model === undefined ? {} : { model: fields.model }) }
+    await recordAudit(tx, actor, { action: 'agent.updated', targetKind: 'agent', targetId: agentId, details })
+    return row
+  })
 }
 
 /**
@@ -111,6 +121,7 @@ export async function deleteAgent(
     await removeLogs(tx, { organizationId, agentId })
     await dropAgentSecrets(tx, { organizationId, agentId })
     await tx`delete from agents where organization_id = ${organizationId} and id = ${agentId}`
+    await recordAudit(tx, actor, { action: 'agent.removed', targetKind: 'agent', targetId: agentId })
     return streams
   })
   for (const { conversationId } of watched) deps.signals.conversationEnded({ organizationId, conversationId })

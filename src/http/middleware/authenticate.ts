@@ -2,10 +2,8 @@ import type { Context, MiddlewareHandler } from 'hono'
 import type { Sql } from '../../db/client.ts'
 import type { Origin } from '../../domain/accounts/actor.ts'
 import type { Authenticator } from '../../domain/accounts/authenticate.ts'
+import { isReservedSlug } from '../../domain/organizations/slug.ts'
 import type { Env } from '../env.ts'
-
-/** `/api/{org}/…`; `v1` is the agent API, where the header names the organization. */
-const ORGANIZATION_PATH = /^\/api\/(?!v1\/)([^/]+)\//
 
 const USER_AGENT_CHARS_MAX = 300
 
@@ -21,12 +19,18 @@ export interface AuthenticateDeps {
  */
 export function authenticate({ authenticator, scope }: AuthenticateDeps): MiddlewareHandler<Env> {
   return async (c, next) => {
-    const organizationSlug = ORGANIZATION_PATH.exec(c.req.path)?.[1] ?? c.req.header('x-lobu-org')
+    const organizationSlug = organizationIn(c.req.path) ?? c.req.header('x-lobu-org')
     const actor = await authenticator.authenticate({ authorization: c.req.header('authorization'), organizationSlug })
     c.set('actor', { ...actor, origin: originOf(c) })
     c.set('sql', scope(actor.organizationId))
     await next()
   }
+}
+
+/** `/api/{org}` and what lies below. A reserved word is no organization: there the header names it, if anything does. */
+export function organizationIn(path: string): string | undefined {
+  const word = /^\/api\/([^/]+)/.exec(path)?.[1]
+  return word === undefined || isReservedSlug(word) ? undefined : word
 }
 
 /** The address of the peer itself: who forwards requests for others is not believed unless settings say so. */
