@@ -135,17 +135,33 @@ async function operationsWithIds(cluster: Cluster): Promise<Operation[]> {
     .filter(({ path }) => path.startsWith('/api/') && path.includes('{'))
 }
 
+/** Passes for the body of any route, so that none is refused for what it says. */
+const BODY = { content: 'x', agentId: 'stolen', name: 'x', userId: 'x', role: 'viewer' }
+
+/** Things of the first organization for all that paths name. */
+async function namesOf(
+  { call }: Cluster,
+  { conversation, runId }: { conversation: Conversation; runId: string },
+): Promise<Record<string, string>> {
+  const { members } = (await call('GET', '/api/default/members')).body as { members: { userId: string }[] }
+  const { tokens } = (await call('GET', '/api/default/tokens')).body as { tokens: { id: string }[] }
+  const invited = await call('POST', '/api/default/invitations', { body: { role: 'viewer' } })
+  const { invitation } = invited.body as { invitation: { id: string } }
+  const ids = { userId: members[0]!.userId, tokenId: tokens[0]!.id, invitationId: invitation.id }
+  return { id: conversation.id, runId, org: 'default', agentId: 'victims-agent', ...ids }
+}
+
 test('nothing of an organization can be reached, or told from nothing, with a key of another', async ({ cluster }) => {
   const { conversation, runId } = await makeVictim(cluster)
   const before = await readAll(cluster, conversation)
   const stranger = await makeOrganization(cluster)
-  const names: Record<string, string> = { id: conversation.id, runId, org: 'default', agentId: 'victims-agent' }
+  const names = await namesOf(cluster, { conversation, runId })
   const operations = await operationsWithIds(cluster)
   expect(operations.length).toBeGreaterThan(10)
   for (const { method, path } of operations) {
     const named = path.replace(/\{(\w+)\}/g, (_, name) => names[name] ?? `unknown-${name}`)
     expect(named, `${path} names something that this test has none of`).not.toContain('unknown-')
-    const body = method === 'GET' || method === 'DELETE' ? {} : { body: { content: 'x', agentId: 'stolen', name: 'x' } }
+    const body = method === 'GET' || method === 'DELETE' ? {} : { body: BODY }
     for (const headers of [{}, { 'x-lobu-org': stranger.slug }, { 'x-lobu-org': 'default' }] as Record<
       string,
       string
@@ -184,10 +200,10 @@ test('a session token is good for its own conversation and for nothing else', as
   const { conversation, runId } = await makeVictim(cluster)
   const { token } = await cluster.open()
   const before = await readAll(cluster, conversation)
-  const names: Record<string, string> = { id: conversation.id, runId, org: 'default', agentId: 'victims-agent' }
+  const names = await namesOf(cluster, { conversation, runId })
   for (const { method, path } of await operationsWithIds(cluster)) {
     const named = path.replace(/\{(\w+)\}/g, (_, name) => names[name] ?? '')
-    const body = method === 'GET' || method === 'DELETE' ? {} : { body: { content: 'x', agentId: 'stolen', name: 'x' } }
+    const body = method === 'GET' || method === 'DELETE' ? {} : { body: BODY }
     const answer = await cluster.call(method, named, { token, ...body })
     expectRefused(answer, path.includes('{org}') ? [403] : [404], `${method} ${path} with another session`)
   }
