@@ -2,7 +2,7 @@ import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
-import type { Origin } from '../accounts/actor.ts'
+import type { Actor, Origin } from '../accounts/actor.ts'
 import { includesRole, type Role } from '../accounts/permissions.ts'
 import { recordAudit } from '../audit/record.ts'
 import type { Signals } from '../signals.ts'
@@ -17,7 +17,8 @@ interface AcceptInvitation {
   /** What stands behind `#token=` in the link. */
   token: string
   userId: string
-  /** For the audit log. */
+  /** For the audit log, as is what follows: by what the person acts; their browser session when nothing is said. */
+  kind?: Actor['kind']
   credentialId?: string
   origin?: Origin | undefined
 }
@@ -47,7 +48,7 @@ export async function acceptInvitation(
     await recordAudit(
       tx,
       {
-        kind: 'user',
+        kind: args.kind ?? 'user',
         credentialId: args.credentialId ?? args.userId,
         userId: args.userId,
         organizationId,

@@ -170,6 +170,8 @@ test('a person joins by a link, which is shown once, and leaves again', async ({
   const accepted = await call('POST', '/api/invitations/accept', { token: guest.token, body })
   expect([accepted.status, accepted.body]).toMatchObject([200, { organizationId: scene.organizationId, role: 'admin' }])
   expect((await call('POST', '/api/invitations/accept', { token: guest.token, body })).status).toBe(404)
+  const [entry] = (await call('GET', `${base}/audit?action=invitation.accepted`, { token: owner.token })).body.entries
+  expect(entry.actor).toEqual({ kind: 'key', id: guest.id, userId: guest.userId, email: guest.email })
   const { organizationId } = scene
   const { token } = await createApiKey(scene.sql, { organizationId, userId: guest.userId, name: 'here' })
   const { members } = (await call('GET', `${base}/members`, { token })).body

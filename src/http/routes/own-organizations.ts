@@ -89,8 +89,8 @@ export function ownOrganizationRoutes({ pool, signals, singleOrganization }: Own
       return c.json({ organization: toOrganization(made) }, 201)
     })
     .openapi(accept, async (c) => {
-      const { userId, credentialId, origin } = requesterOf(c)
-      const args = { token: c.req.valid('json').token, userId, credentialId, origin }
+      const { userId, kind, credentialId, origin } = requesterOf(c)
+      const args = { token: c.req.valid('json').token, userId, kind, credentialId, origin }
       return c.json(await acceptInvitation({ sql: pool, signals }, args), 200)
     })
 }
