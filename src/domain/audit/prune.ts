@@ -3,18 +3,16 @@ import { inTransaction } from '../../db/transaction.ts'
 
 /**
  * Removes entries that are older than their organization keeps them, `rowsMax` at most. Returns how many. The first
- * statement, served by `audit_log_at_idx`, is all there is to do when nothing is that old; then each organization costs
- * one look at the oldest end of its log.
+ * statement, which reads one end of `audit_log_at_idx`, is all there is to do when nothing is that old; then each
+ * organization costs one look at the oldest end of its log. "Is there an older one" would be planned as a scan of the table.
  */
 export async function pruneAudit(
   sql: Sql,
   { keepDays, rowsMax }: { keepDays: number; rowsMax: number },
 ): Promise<number> {
-  const [oldest] = await sql<{ due: boolean }[]>`
-    select exists (
-      select 1 from audit_log where at < now() - interval '1 day' * least(${keepDays}::int, (
-        select min(audit_keep_days) from organization_limits))
-    ) as due`
+  const [oldest] = await sql<{ due: boolean | null }[]>`
+    select (select at from audit_log order by at limit 1) < now() - interval '1 day' * least(${keepDays}::int, (
+      select min(audit_keep_days) from organization_limits)) as due`
   if (!oldest!.due) return 0
   return inTransaction(sql, async (tx) => {
     await tx`select set_config('lobu.audit_retention', 'on', true)`
