@@ -136,7 +136,7 @@ async function operationsWithIds(cluster: Cluster): Promise<Operation[]> {
 }
 
 /** Passes for the body of any route, so that none is refused for what it says. */
-const BODY = { content: 'x', agentId: 'stolen', name: 'x', userId: 'x', role: 'viewer' }
+const BODY = { content: 'x', agentId: 'stolen', name: 'x', userId: 'x', role: 'viewer', value: 'sk-x' }
 
 /** Things of the first organization for all that paths name. */
 async function namesOf(
@@ -148,7 +148,8 @@ async function namesOf(
   const invited = await call('POST', '/api/default/invitations', { body: { role: 'viewer' } })
   const { invitation } = invited.body as { invitation: { id: string } }
   const ids = { userId: members[0]!.userId, tokenId: tokens[0]!.id, invitationId: invitation.id }
-  return { id: conversation.id, runId, org: 'default', agentId: 'victims-agent', ...ids }
+  const others = { name: 'STOLEN', provider: 'anthropic' }
+  return { id: conversation.id, runId, org: 'default', agentId: 'victims-agent', ...ids, ...others }
 }
 
 test('nothing of an organization can be reached, or told from nothing, with a key of another', async ({ cluster }) => {

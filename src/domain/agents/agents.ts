@@ -3,8 +3,8 @@ import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { removeLogs } from '../../sse/event-log.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
-import { dropAgentSecrets } from '../secrets/store.ts'
 import { recordAudit } from '../audit/record.ts'
+import { dropAgentSecrets } from '../secrets/store.ts'
 import type { Signals } from '../signals.ts'
 
 export interface Agent {
