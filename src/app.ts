@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { modelProviders } from './adapters/llm/index.ts'
 import { createModelProxy } from './adapters/llm/proxy.ts'
@@ -10,6 +11,9 @@ import { scopeToOrganization } from './db/tenant.ts'
 import { explainMissingTenantRole } from './db/tenant-role.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
+import { createBudgets } from './domain/limits/budget.ts'
+import { createLimitBook } from './domain/limits/limits.ts'
+import { createRateLimiter } from './domain/limits/rate-limiter.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { createRetention } from './domain/retention.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
@@ -17,6 +21,8 @@ import { checkEncryptionKeys } from './domain/secrets/canary.ts'
 import { createModelChooser } from './domain/secrets/choose-model.ts'
 import { createSecretsEnvelope, type EncryptionSettings } from './domain/secrets/keys.ts'
 import { createProviderKeys } from './domain/secrets/provider-keys.ts'
+import { createPrices } from './domain/usage/prices.ts'
+import { createUsageRollUp } from './domain/usage/roll-up.ts'
 import { checkWebhookUrl } from './domain/webhooks/check-url.ts'
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
@@ -46,6 +52,7 @@ import { createRunner } from './workers/runner.ts'
 const LISTENING_POLL_MS = 5_000
 const SWEEP_MS = 1_000
 const RETENTION_MS = 15_000
+const USAGE_MS = 2_000
 /** How long requests that are under way may take when the server stops. */
 const HTTP_GRACE_MS = 5_000
 /** How often a replica that waits for its schema looks again. */
@@ -117,6 +124,11 @@ export function createGateway(
     })
   const chooseModel = createModelChooser({ choose: modelOf, providerKeys })
 
+  const limits = createLimitBook({ sql }, config.limits)
+  const budgets = createBudgets({ sql, limits })
+  const { pricesFile } = config.models
+  const costOf = createPrices(pricesFile === undefined ? undefined : readFileSync(pricesFile, 'utf8'))
+
   const entry = findWorkerEntry()
   const launcher = createProcessLauncher(
     { log },
@@ -140,7 +152,7 @@ export function createGateway(
     { ...workers },
   )
   const runner = createRunner(
-    { sql, log, signals, pool, replies, resolveModel: chooseModel },
+    { sql, log, signals, pool, replies, budgets, costOf, resolveModel: chooseModel },
     {
       ...{ replica, leaseMs: queue.leaseMs, pollMs: queue.pollMs, attemptsMax: queue.attemptsMax },
       ...{ runMsMax: queue.runMsMax, organizationRunsMax: queue.orgRunsMax },
@@ -153,9 +165,10 @@ export function createGateway(
     { sql, log, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },
   )
+  const usage = createUsageRollUp({ sql, log }, { everyMs: USAGE_MS })
   const heartbeat = createReplica({ sql, log }, { id: replica, version: VERSION, leaseMs: queue.leaseMs })
 
-  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, ...runner.loops]
+  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, usage, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
@@ -163,17 +176,19 @@ export function createGateway(
     hasWorker: (organizationId, conversationId) => pool.has(`${organizationId}/${conversationId}`),
   }
   const authenticator = createAuthenticator({ sql, tokens })
-  /** What is remembered of callers and of their keys, and does not count any more after a change. */
+  /** What is remembered of callers, of their keys and limits, and does not count any more after a change. */
   const access = {
     forget() {
       authenticator.forget()
       providerKeys.forget()
+      limits.forget()
     },
   }
   const app = createGatewayApp({
     ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
     publicUrl: config.http.publicUrl,
     ...{ authenticator, scope, envelope, redactions },
+    ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     post: {
       ...{ replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax },
