@@ -113,8 +113,8 @@ export function claimPreferredRuns(
  * All but `claimCappedRuns` leave such runs as `ready`.
  */
 export function hasOwnCap(sql: Sql, organizationId: unknown) {
-  return sql`exists (select 1 from organization_limits l
-    where l.organization_id = ${organizationId as never} and l.runs_max is not null)`
+  return sql`coalesce((select l.runs_max is not null from organization_limits l
+    where l.organization_id = ${organizationId as never}), false)`
 }
 
 /** The second half of a claim: the picked rows become this replica's, each under its next fencing number. */

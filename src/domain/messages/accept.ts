@@ -98,7 +98,8 @@ interface InsertResult {
 
 /**
  * The hot statement. The conversation's row lock comes first, so `open_runs` and `last_turn` are current even after a
- * wait, and the run knows whether it is the head of its conversation without looking at others.
+ * wait, and the run knows whether it is the head of its conversation without looking at others. `offset 0` has the state
+ * worked out once: without it Postgres counts the running runs again for each column that depends on it.
  */
 async function insert(sql: Sql, message: NewMessage, options: AcceptOptions): Promise<InsertResult> {
   const runId = newRunId()
