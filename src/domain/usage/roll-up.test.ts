@@ -160,6 +160,19 @@ test('saving a step waits for nobody who saves another of the same sums', async 
   await held.release()
 })
 
+test('while one replica sums up, another leaves it to that one and does not wait', async ({ world }) => {
+  const scene = await createScene(world)
+  const [holder, other] = [await world.replica(), await world.replica()]
+  const run = await started(scene)
+  await saveStep(scene.sql, run, step(1))
+  await scene.end(run)
+  const held = await scene.hold(holder.sql, (tx) => rollUpUsage(asTransaction(tx)))
+  const second = rollUpUsage(other.sql)
+  expect(await Promise.race([second, scene.lockWaiters(1)])).toEqual({ summed: 0, warnings: [] })
+  await held.release()
+  expect(await counted(scene)).toEqual({ runs: 1, unpriced: 0, ...steps(1) })
+})
+
 /** A transaction that is left open, for a verb that would begin its own. */
 function asTransaction(tx: Scene['sql']): Scene['sql'] {
   return Object.assign((...args: never[]) => (tx as never as (...args: never[]) => unknown)(...args), tx, {
