@@ -264,8 +264,13 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     }
   }
 
-  budgets: Budgets
-  costOf: CostOf
+  /** A turn whose organization has nothing left is stopped where its next step would begin: what it has said is kept. */
+  async function hasBudget(one: Active): Promise<boolean> {
+    const spent = await deps.budgets.findExhausted(one.run.organizationId)
+    if (spent) stop(one, 'budget exhausted')
+    return spent === null
+  }
+
   const held = (given: RunRef) => {
     const one = active.get(given.runId)
     return one && one.run.fence === given.fence && one.reason === null ? one : undefined
