@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { modelProviders } from './adapters/llm/index.ts'
 import { createModelProxy } from './adapters/llm/proxy.ts'
@@ -11,6 +12,9 @@ import { explainMissingTenantRole } from './db/tenant-role.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
 import { createKeyUse } from './domain/keys/note-use.ts'
+import { createBudgets } from './domain/limits/budget.ts'
+import { createLimitBook } from './domain/limits/limits.ts'
+import { createRateLimiter } from './domain/limits/rate-limiter.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { createRetention } from './domain/retention.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
@@ -18,6 +22,8 @@ import { checkEncryptionKeys } from './domain/secrets/canary.ts'
 import { createModelChooser } from './domain/secrets/choose-model.ts'
 import { createSecretsEnvelope, type EncryptionSettings } from './domain/secrets/keys.ts'
 import { createProviderKeys } from './domain/secrets/provider-keys.ts'
+import { createPrices } from './domain/usage/prices.ts'
+import { createUsageRollUp } from './domain/usage/roll-up.ts'
 import { checkWebhookUrl } from './domain/webhooks/check-url.ts'
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
@@ -47,6 +53,7 @@ import { createRunner } from './workers/runner.ts'
 const LISTENING_POLL_MS = 5_000
 const SWEEP_MS = 1_000
 const RETENTION_MS = 15_000
+const USAGE_MS = 2_000
 /** How long requests that are under way may take when the server stops. */
 const HTTP_GRACE_MS = 5_000
 /** How often a replica that waits for its schema looks again. */
@@ -118,6 +125,11 @@ export function createGateway(
     })
   const chooseModel = createModelChooser({ choose: modelOf, providerKeys })
 
+  const limits = createLimitBook({ sql }, config.limits)
+  const budgets = createBudgets({ sql, limits })
+  const { pricesFile } = config.models
+  const costOf = createPrices(pricesFile === undefined ? undefined : readFileSync(pricesFile, 'utf8'))
+
   const entry = findWorkerEntry()
   const launcher = createProcessLauncher(
     { log },
@@ -141,7 +153,7 @@ export function createGateway(
     { ...workers },
   )
   const runner = createRunner(
-    { sql, log, signals, pool, replies, resolveModel: chooseModel },
+    { sql, log, signals, pool, replies, budgets, costOf, resolveModel: chooseModel },
     {
       ...{ replica, leaseMs: queue.leaseMs, pollMs: queue.pollMs, attemptsMax: queue.attemptsMax },
       ...{ runMsMax: queue.runMsMax, organizationRunsMax: queue.orgRunsMax },
@@ -157,11 +169,12 @@ export function createGateway(
     { sql, log, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },
   )
+  const usage = createUsageRollUp({ sql, log }, { everyMs: USAGE_MS })
   const heartbeat = createReplica({ sql, log }, { id: replica, version: VERSION, leaseMs: queue.leaseMs })
 
   const keyUse = createKeyUse({ sql, log })
 
-  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, keyUse, ...runner.loops]
+  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, keyUse, usage, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
@@ -169,17 +182,19 @@ export function createGateway(
     hasWorker: (organizationId, conversationId) => pool.has(`${organizationId}/${conversationId}`),
   }
   const authenticator = createAuthenticator({ sql, tokens, noteKeyUse: keyUse.note })
-  /** What is remembered of callers and of their keys, and does not count any more after a change. */
+  /** What is remembered of callers, of their keys and limits, and does not count any more after a change. */
   const access = {
     forget() {
       authenticator.forget()
       providerKeys.forget()
+      limits.forget()
     },
   }
   const app = createGatewayApp({
     ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
     publicUrl: config.http.publicUrl,
     ...{ authenticator, scope, envelope, redactions },
+    ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     singleOrganization: config.accounts.singleOrganization,
     pool: sql,

@@ -75,6 +75,10 @@ const Env = z.object({
   QUEUE_DEPTH_MAX: count(100, 1, 10_000),
   /** Runs of one organization that may be active at once over all replicas. */
   ORG_RUNS_MAX: count(200, 1),
+  /** Requests that one organization may make in a minute over all replicas. Empty or 0: as many as it likes. docs/limits.md */
+  ORG_REQUESTS_PER_MINUTE: count(0, 0, 100_000_000),
+  /** The same for one API key. */
+  KEY_REQUESTS_PER_MINUTE: count(0, 0, 100_000_000),
 
   /** Open event streams of this replica; more are answered 503. */
   STREAMS_MAX: count(20_000),
@@ -131,6 +135,9 @@ const Env = z.object({
   GEMINI_API_KEY: z.string().optional(),
   /** Where the Gemini API is. */
   GOOGLE_BASE_URL: baseUrl('https://generativelanguage.googleapis.com/v1beta'),
+
+  /** JSON file of model prices that come before the built-in ones. docs/limits.md */
+  MODEL_PRICES_FILE: z.string().optional(),
 
   /** Hosts (`host` or `host:port`, comma separated) that webhooks may call although their address is not public. */
   WEBHOOK_ALLOWED_HOSTS: z.string().default(''),
@@ -201,6 +208,11 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       depthMax: e.QUEUE_DEPTH_MAX,
       orgRunsMax: e.ORG_RUNS_MAX,
     },
+    limits: {
+      requestsPerMinute: e.ORG_REQUESTS_PER_MINUTE || null,
+      keyRequestsPerMinute: e.KEY_REQUESTS_PER_MINUTE || null,
+      runsMax: e.ORG_RUNS_MAX,
+    },
     sse: {
       streamsMax: e.STREAMS_MAX,
       streamsPerConversationMax: e.STREAMS_PER_CONVERSATION_MAX,
@@ -221,6 +233,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
     },
     models: {
       defaultModel: e.DEFAULT_MODEL ?? firstModel(e),
+      pricesFile: e.MODEL_PRICES_FILE,
       providers: {
         anthropic: { baseUrl: e.ANTHROPIC_BASE_URL, apiKey: e.ANTHROPIC_API_KEY },
         openai: { baseUrl: e.OPENAI_BASE_URL, apiKey: e.OPENAI_API_KEY },

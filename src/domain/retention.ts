@@ -5,6 +5,7 @@ import { removeOrphanedReplies } from '../queue/thread-response.ts'
 import { pruneLog } from '../sse/event-log.ts'
 import { pruneAudit } from './audit/prune.ts'
 import { removeStagedFiles } from './files/files.ts'
+import { removeIdleBuckets } from './limits/bucket.ts'
 
 /** What is removed in one statement at most, so that none of them locks for long. A file may be 50 MB. */
 const TURNS_MAX = 200
@@ -12,11 +13,13 @@ const FILES_MAX = 20
 const DEAD_LETTERS_MAX = 500
 const ORPHANS_MAX = 500
 const AUDIT_MAX = 500
+const BUCKETS_MAX = 500
 const DEAD_LETTERS_KEEP_DAYS = 30
 
 /**
  * Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days, replies to
- * conversations that were removed, and audit entries that are older than their organization keeps them. They are independent: one that fails does not keep the others from working.
+ * conversations that were removed, buckets of rates that are full again, and audit entries that are older than their
+ * organization keeps them. They are independent: one that fails does not keep the others from working.
  */
 export function createRetention(
   { sql, log }: { sql: Sql; log: Logger },
@@ -29,6 +32,7 @@ export function createRetention(
       removeDeadLetters(sql).then((removed) => removed === DEAD_LETTERS_MAX),
       pruneAudit(sql, { keepDays: options.auditKeepDays, rowsMax: AUDIT_MAX }).then((removed) => removed === AUDIT_MAX),
       removeOrphanedReplies(sql, { rowsMax: ORPHANS_MAX }).then((removed) => removed === ORPHANS_MAX),
+      removeIdleBuckets(sql, { rowsMax: BUCKETS_MAX }).then((removed) => removed === BUCKETS_MAX),
     ]
     const outcomes = await Promise.allSettled(removals)
     const failed = outcomes.find((outcome) => outcome.status === 'rejected')

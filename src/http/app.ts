@@ -2,6 +2,9 @@ import type { MiddlewareHandler } from 'hono'
 import type { Sql } from '../db/client.ts'
 import type { Authenticator } from '../domain/accounts/authenticate.ts'
 import type { SessionTokens } from '../domain/accounts/session-token.ts'
+import type { Budgets } from '../domain/limits/budget.ts'
+import type { DefaultLimits } from '../domain/limits/limits.ts'
+import type { RateLimiter } from '../domain/limits/rate-limiter.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
 import type { Signals } from '../domain/signals.ts'
 import type { Envelope } from '../lib/envelope.ts'
@@ -12,6 +15,7 @@ import type { SseManager } from '../sse/manager.ts'
 import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
 import { authenticate, organizationIn } from './middleware/authenticate.ts'
+import { limitRate } from './middleware/limit-rate.ts'
 import { createOpenApiDocument } from './openapi.ts'
 import { createHttpApp, type Router } from './router.ts'
 import { agentRoutes } from './routes/agents.ts'
@@ -20,6 +24,7 @@ import { conversationRoutes } from './routes/conversations.ts'
 import { docsRoutes } from './routes/docs.ts'
 import { eventRoutes } from './routes/events.ts'
 import { healthRoutes, type Readiness } from './routes/health.ts'
+import { limitRoutes } from './routes/limits.ts'
 import { memberRoutes } from './routes/members.ts'
 import { messageRoutes } from './routes/messages.ts'
 import { organizationRoutes } from './routes/organizations.ts'
@@ -29,6 +34,7 @@ import { providerKeyRoutes } from './routes/provider-keys.ts'
 import { historyRoutes } from './routes/runs.ts'
 import { secretRoutes } from './routes/secrets.ts'
 import { tokenRoutes } from './routes/tokens.ts'
+import { usageRoutes } from './routes/usage.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
@@ -42,6 +48,9 @@ export interface GatewayAppDeps {
   signals: Signals
   tokens: SessionTokens
   authenticator: Authenticator
+  rates: RateLimiter
+  budgets: Budgets
+  defaultLimits: DefaultLimits
   runner: LocalRunner
   post: PostOptions
   publicUrl: string
@@ -74,7 +83,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', pageRoutes())
   app.route('/', docsRoutes({ document: () => createOpenApiDocument(app, deps) }))
 
-  app.use('/api/*', refuseWhileStarting(deps.isStarting), authenticate(deps))
+  app.use('/api/*', refuseWhileStarting(deps.isStarting), authenticate(deps), limitRate(deps))
   app.route('/', conversationRoutes(deps))
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))
@@ -89,6 +98,8 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', secretRoutes(deps))
   app.route('/', providerKeyRoutes(deps))
   app.route('/', webhookRoutes(deps))
+  app.route('/', usageRoutes())
+  app.route('/', limitRoutes(deps))
   return app
 }
 

@@ -21,6 +21,8 @@ const ERRORS = {
   unsupported_media_type: { status: 415, meaning: 'The body has another media type than the route takes' },
   idempotency_mismatch: { status: 422, meaning: 'The same id came before with another body' },
   queue_full: { status: 429, meaning: 'Too many messages wait already', retryAfterSeconds: 5 },
+  rate_limited: { status: 429, meaning: 'This key or organization has made its requests of this minute' },
+  budget_exhausted: { status: 429, meaning: "The organization's budget for this month is used up" },
   too_many_streams: { status: 503, meaning: 'This replica holds as many streams as it may', retryAfterSeconds: 5 },
   saturated: { status: 503, meaning: 'This replica has no room for more work', retryAfterSeconds: 1 },
   starting: { status: 503, meaning: 'This replica has just started and is not ready yet', retryAfterSeconds: 1 },
@@ -47,10 +49,14 @@ interface ErrorResponse {
   content: { 'application/json': { schema: typeof ErrorBody } }
 }
 
-/** The `responses` part of `createRoute` for the errors that a route can give, listed by code. */
+/**
+ * The `responses` part of `createRoute` for the errors that a route can give, listed by code. Whoever has a credential has
+ * a rate as well, so `rate_limited` goes without saying.
+ */
 export function errors<Code extends ErrorCode>(...codes: Code[]): { [S in Statuses[Code]['status']]: ErrorResponse } {
   const responses: Record<number, ErrorResponse> = {}
-  for (const code of codes) {
+  const all: ErrorCode[] = codes.includes('unauthenticated' as Code) ? [...codes, 'rate_limited'] : codes
+  for (const code of all) {
     const { status, meaning } = ERRORS[code]
     const line = `\`${code}\`: ${meaning}.`
     const before = responses[status]

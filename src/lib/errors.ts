@@ -12,6 +12,8 @@ export type ErrorCode =
   | 'payload_too_large'
   | 'unsupported_media_type'
   | 'queue_full'
+  | 'rate_limited'
+  | 'budget_exhausted'
   | 'too_many_streams'
   | 'saturated'
   | 'draining'

@@ -38,6 +38,7 @@ async function writeEverything(scene: Scene, run: ClaimedRun) {
       messages: [{ role: 'assistant', content: 'late' }],
       usage: USAGE,
       model: 'demo/demo',
+      costMicros: 0,
     }),
     steered: await takeSteerMessages(sql, run),
     released: await releaseRun(sql, run, { delayMs: 0, countAttempt: true }),

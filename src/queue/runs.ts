@@ -50,7 +50,8 @@ export interface FencedRun extends RunKey {
  * The organizations are found by skipping through `runs_ready_idx` (one index descent each), the runs of each are the
  * first by its order; nothing is filtered behind the ordered prefix, so the cost is the same with a million waiting.
  * `organizationMax` counts running runs as this statement sees them: replicas that claim at the same instant can pass
- * it by at most one claim each. All three ways to a running run keep to it, `acceptMessage` too.
+ * it by at most one claim each. All three ways to a running run keep to it, `acceptMessage` too. Organizations with a cap
+ * of their own are left to `claimCappedRuns`.
  */
 export function claimReadyRuns(
   sql: Sql,
@@ -70,7 +71,7 @@ export function claimReadyRuns(
         select ${args.organizationMax} - count(*) as room
         from runs a where a.state = 'running' and a.organization_id = w.organization_id
       ) x
-      where w.organization_id is not null and x.room > 0 limit ${args.limit}
+      where w.organization_id is not null and x.room > 0 and not ${hasOwnCap(sql, sql`w.organization_id`)} limit ${args.limit}
     ), share as (
       select ceil(${args.limit}::numeric / greatest(1, count(*)))::int as each from chosen
     ), picked as materialized (
@@ -101,13 +102,23 @@ export function claimPreferredRuns(
       where state = 'delayed' and preferred_replica is not null and preferred_replica = ${args.replica}
         and (select count(*) from runs o where o.state = 'running' and o.organization_id = p.organization_id)
           < ${args.organizationMax}
+        and not ${hasOwnCap(sql, sql`p.organization_id`)}
       order by ordinal limit ${args.limit} for update skip locked
     )
     ${takeOver(sql, args)}`
 }
 
+/**
+ * Whether an organization has a cap of its own: a look-up in a primary key, which costs a claim nothing that can be measured.
+ * All but `claimCappedRuns` leave such runs as `ready`.
+ */
+export function hasOwnCap(sql: Sql, organizationId: unknown) {
+  return sql`coalesce((select l.runs_max is not null from organization_limits l
+    where l.organization_id = ${organizationId as never}), false)`
+}
+
 /** The second half of a claim: the picked rows become this replica's, each under its next fencing number. */
-function takeOver(sql: Sql, args: { replica: string; leaseMs: number }) {
+export function takeOver(sql: Sql, args: { replica: string; leaseMs: number }) {
   return sql`
     update runs r set
       state = 'running', replica = ${args.replica}, fence = r.fence + 1, attempt = r.attempt + 1, reply_batch = 0,

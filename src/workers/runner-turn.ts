@@ -2,6 +2,7 @@ import type { Sql } from '../db/client.ts'
 import { loadTurn, type TurnContext } from '../domain/runs/begin.ts'
 import { saveStep } from '../domain/runs/save-step.ts'
 import { STEP_SEPARATOR } from '../domain/runs/streamed-text.ts'
+import type { CostOf } from '../domain/usage/prices.ts'
 import { backoffMs } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -30,7 +31,7 @@ const SAVE_TRIES = 20
  * it is being worked on. Returns null when the conversation is gone.
  */
 export async function beginTurn(
-  deps: { sql: Sql; log: Logger },
+  deps: { sql: Sql; log: Logger; costOf: CostOf },
   { run, replies, signal }: { run: ClaimedRun; replies: RunReplies; signal: AbortSignal },
 ): Promise<TurnInProgress | null> {
   const context = await loadTurn(deps.sql, run)
@@ -67,9 +68,10 @@ export async function beginTurn(
       hasRoom: replies.hasRoom,
     },
     async saveStep(step) {
+      const costMicros = deps.costOf(step.model, step.usage)
       for (let tries = 1; ; tries++) {
         try {
-          const saved = await saveStep(deps.sql, run, step)
+          const saved = await saveStep(deps.sql, run, { ...step, costMicros })
           if (saved) separatorDue = text !== ''
           return saved ? 'saved' : 'stale'
         } catch (error) {

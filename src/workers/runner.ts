@@ -1,12 +1,15 @@
 import type { Sql } from '../db/client.ts'
+import type { Budgets } from '../domain/limits/budget.ts'
 import { noteWorker } from '../domain/runs/begin.ts'
 import { type EndOfRun, endRun } from '../domain/runs/end.ts'
 import { takeSteerMessages } from '../domain/runs/steer.ts'
 import type { Signals } from '../domain/signals.ts'
+import type { CostOf } from '../domain/usage/prices.ts'
 import { backoffMs } from '../lib/backoff.ts'
 import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
+import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
 import type { WorkerPool } from './pool.ts'
 import { NO_USAGE } from './protocol.ts'
@@ -59,12 +62,14 @@ export interface RunnerDeps {
   signals: Signals
   pool: WorkerPool
   replies: ReplyWriter
+  budgets: Budgets
+  costOf: CostOf
   /** @throws AppError when the model is unknown, or there is no key that this agent may use. */
   resolveModel(name: string | null, owner: RunOwner): Promise<{ provider: string; modelId: string }>
 }
 
 /** Why this replica stops working on a run before its worker is done. */
-type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout'
+type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout' | 'budget exhausted'
 
 type ClaimArgs = Parameters<typeof claimPreferredRuns>[1]
 
@@ -103,6 +108,8 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     if (slots() === 0) return false
     const own = await claimWith((args) => claimPreferredRuns(sql, args))
     if (slots() === 0) return false
+    const capped = await claimWith((args) => claimCappedRuns(sql, args))
+    if (slots() === 0) return false
     const ready = await claimWith((args) => claimReadyRuns(sql, { ...args, afterOrganization }))
     const last = ready
       .map((run) => run.organizationId)
@@ -112,7 +119,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     const wrapped = afterOrganization !== '' && last === undefined
     afterOrganization = last ?? ''
     // One claim need not have found all that there is: an organization with few runs leaves its share unused.
-    return own.length > 0 || ready.length > 0 || wrapped
+    return own.length > 0 || capped.length > 0 || ready.length > 0 || wrapped
   }
 
   /** Claims for half of the free slots, which nobody else may fill meanwhile; the other half is for messages that come now. */
@@ -185,6 +192,8 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       isLoading = false
     }
     try {
+      const spent = await deps.budgets.findExhausted(one.run.organizationId)
+      if (spent) return { end: failure('budget_exhausted', spent.message) }
       one.turn = await beginTurn(deps, { run: one.run, replies, signal })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
       const { agentId, model: name } = one.turn.context
@@ -222,7 +231,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       signals.runReady()
       return reason
     }
-    const failed = reason === 'timeout' ? failure('turn_timeout', 'The turn took too long and was stopped') : end
+    const failed = reason ? FAILURES[reason] : end
     const lost = failed.status === 'lost' || failed.status === 'cancelled'
     if ((lost || failed.error?.retryable) && failed.status !== 'completed' && run.attempt < options.attemptsMax) {
       const delayMs = lost && run.attempt === 1 ? 0 : backoffMs(run.attempt, { baseMs: 1_000, maxMs: 15_000 })
@@ -253,6 +262,13 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
         await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 2_000 })))
       }
     }
+  }
+
+  /** A turn whose organization has nothing left is stopped where its next step would begin: what it has said is kept. */
+  async function hasBudget(one: Active): Promise<boolean> {
+    const spent = await deps.budgets.findExhausted(one.run.organizationId)
+    if (spent) stop(one, 'budget exhausted')
+    return spent === null
   }
 
   const held = (given: RunRef) => {
@@ -286,7 +302,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       saveStep: async (step) => (await held(step)?.turn?.saveStep(step)) ?? 'stale',
       takeSteer: async (given) => {
         const one = held(given)
-        return one ? takeSteerMessages(sql, one.run) : []
+        return one && (await hasBudget(one)) ? takeSteerMessages(sql, one.run) : []
       },
     },
     async start() {
@@ -302,6 +318,15 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       await keeping.stop()
     },
   }
+}
+
+/** How turns end that this replica has stopped and nobody is to go on with. */
+const FAILURES = {
+  timeout: failure('turn_timeout', 'The turn took too long and was stopped'),
+  'budget exhausted': failure(
+    'budget_exhausted',
+    "The turn was stopped: the organization's budget for this month is used up",
+  ),
 }
 
 function failure(code: string, message: string): TurnEnd {

@@ -1,6 +1,9 @@
 import { scopeToOrganization } from '../../src/db/tenant.ts'
 import { createAuthenticator } from '../../src/domain/accounts/authenticate.ts'
 import { createSessionTokens } from '../../src/domain/accounts/session-token.ts'
+import { createBudgets } from '../../src/domain/limits/budget.ts'
+import { createLimitBook } from '../../src/domain/limits/limits.ts'
+import { createRateLimiter } from '../../src/domain/limits/rate-limiter.ts'
 import { createGatewayApp, type GatewayAppDeps } from '../../src/http/app.ts'
 import type { Scene } from './scene.ts'
 import type { World } from './world.ts'
@@ -14,9 +17,12 @@ export const PUBLIC_URL = 'https://lobu.example.com'
 export function createTestApp({ sql, signals }: Scene, { log }: World, over: Partial<GatewayAppDeps> = {}) {
   const tokens = createSessionTokens('a secret of the tests that is long enough')
   const missing = {} as never
+  const defaultLimits = { requestsPerMinute: null, keyRequestsPerMinute: null, runsMax: 200 }
+  const limits = createLimitBook({ sql }, defaultLimits)
   const app = createGatewayApp({
     ...{ log, signals, tokens, sse: missing, presence: missing, runner: missing, post: missing, version: '1' },
     ...{ pool: sql, scope: (organizationId) => scopeToOrganization(sql, organizationId) },
+    ...{ defaultLimits, rates: createRateLimiter({ sql, limits }), budgets: createBudgets({ sql, limits }) },
     ...{ publicUrl: PUBLIC_URL, singleOrganization: false, isStarting: () => false },
     authenticator: createAuthenticator({ sql, tokens }),
     readiness: () => Promise.reject(new Error('not asked for')),

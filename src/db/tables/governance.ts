@@ -67,17 +67,21 @@ export const organizationSignIns = pgTable(
 )
 
 /** What an organization may use. Null: no limit of its own. */
-export const organizationLimits = pgTable('organization_limits', {
-  organizationId: organizationId().primaryKey(),
-  requestsPerMinute: integer('requests_per_minute'),
-  keyRequestsPerMinute: integer('key_requests_per_minute'),
-  runsMax: integer('runs_max'),
-  tokensPerMonth: int8('tokens_per_month'),
-  /** Millionths of a US dollar. */
-  costMicrosPerMonth: int8('cost_micros_per_month'),
-  auditKeepDays: integer('audit_keep_days'),
-  updatedAt: at('updated_at').notNull().defaultNow(),
-})
+export const organizationLimits = pgTable(
+  'organization_limits',
+  {
+    organizationId: organizationId().primaryKey(),
+    requestsPerMinute: integer('requests_per_minute'),
+    keyRequestsPerMinute: integer('key_requests_per_minute'),
+    runsMax: integer('runs_max'),
+    tokensPerMonth: int8('tokens_per_month'),
+    /** Millionths of a US dollar. */
+    costMicrosPerMonth: int8('cost_micros_per_month'),
+    auditKeepDays: integer('audit_keep_days'),
+    updatedAt: at('updated_at').notNull().defaultNow(),
+  },
+  (t) => [index('organization_limits_runs_idx').on(t.organizationId).where(sql`${t.runsMax} is not null`)],
+)
 
 /** Token buckets, shared by all replicas. `subject` is `organization`, or `key:` and the key's id. */
 export const rateBuckets = pgTable(
@@ -109,6 +113,47 @@ export const usageDays = pgTable(
     unpricedRuns: int8('unpriced_runs').notNull().default(0),
   },
   (t) => [primaryKey({ name: 'usage_days_pkey', columns: [t.organizationId, t.day, t.agentId, t.model, t.userId] })],
+)
+
+/**
+ * What each saved step used, until its run has ended and it is summed into `usage_days` and `usage_months`. Written with
+ * the step; names the run without a foreign key, because a removed conversation was paid for all the same.
+ */
+export const usageSteps = pgTable(
+  'usage_steps',
+  {
+    /** No foreign key: every step of an organization would lock the organization's one row. */
+    organizationId: text('organization_id').notNull(),
+    runId: uuid('run_id').notNull(),
+    fence: int8('fence').notNull(),
+    step: integer('step').notNull(),
+    /** UTC. */
+    day: date('day', { mode: 'string' }).notNull(),
+    agentId: text('agent_id').notNull(),
+    model: text('model').notNull(),
+    userId: text('user_id').notNull(),
+    inputTokens: int8('input_tokens').notNull(),
+    outputTokens: int8('output_tokens').notNull(),
+    cachedInputTokens: int8('cached_input_tokens').notNull(),
+    /** Null: the model has no price. */
+    costMicros: int8('cost_micros'),
+  },
+  (t) => [primaryKey({ name: 'usage_steps_pkey', columns: [t.organizationId, t.runId, t.fence, t.step] })],
+)
+
+/** The same sums by month (UTC), for budgets: one row is read where days would be thousands. */
+export const usageMonths = pgTable(
+  'usage_months',
+  {
+    organizationId: organizationId(),
+    /** Its first day. */
+    month: date('month', { mode: 'string' }).notNull(),
+    tokens: int8('tokens').notNull().default(0),
+    costMicros: int8('cost_micros').notNull().default(0),
+    /** When it was said that the budget is nearly used up; null again when the budget is changed. */
+    warnedAt: at('warned_at'),
+  },
+  (t) => [primaryKey({ name: 'usage_months_pkey', columns: [t.organizationId, t.month] })],
 )
 
 /** Who did what to what, from where. Rows are only added; retention alone removes them. */

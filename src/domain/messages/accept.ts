@@ -2,7 +2,7 @@ import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { newRunId } from '../../lib/ids.ts'
-import type { ClaimedRun } from '../../queue/runs.ts'
+import { type ClaimedRun, hasOwnCap } from '../../queue/runs.ts'
 import { cancelOpenRuns } from '../runs/cancel.ts'
 import type { Signals } from '../signals.ts'
 
@@ -39,7 +39,7 @@ export interface AcceptOptions {
   replica: string
   leaseMs: number
   depthMax: number
-  /** Runs that an organization may have running at once; one above it waits as `ready`. */
+  /** Runs that an organization without a cap of its own may have running at once; one above it waits as `ready`. */
   organizationMax: number
   /** How long another replica's worker of this conversation is thought to be still there. */
   workerIdleMs: number
@@ -98,7 +98,8 @@ interface InsertResult {
 
 /**
  * The hot statement. The conversation's row lock comes first, so `open_runs` and `last_turn` are current even after a
- * wait, and the run knows whether it is the head of its conversation without looking at others.
+ * wait, and the run knows whether it is the head of its conversation without looking at others. `offset 0` has the state
+ * worked out once: without it Postgres counts the running runs again for each column that depends on it.
  */
 async function insert(sql: Sql, message: NewMessage, options: AcceptOptions): Promise<InsertResult> {
   const runId = newRunId()
@@ -139,7 +140,7 @@ async function insert(sql: Sql, message: NewMessage, options: AcceptOptions): Pr
         case when s.state = 'running' then now() end
       from allowed a cross join m cross join lateral (
         select case when a.open_runs > 0 then 'queued' when a.elsewhere then 'delayed'
-          when ${options.claimHere} and (
+          when ${options.claimHere} and not ${hasOwnCap(sql, sql`a.organization_id`)} and (
             select count(*) from runs o where o.state = 'running' and o.organization_id = a.organization_id
           ) < ${options.organizationMax} then 'running'
           else 'ready' end as state offset 0) s
@@ -179,7 +180,10 @@ async function interruptAndInsert(
 }
 
 /** The answer that this message id got when it was first accepted. @throws AppError 'idempotency_mismatch' */
-async function findEarlier(sql: Sql, message: NewMessage): Promise<Accepted | null> {
+export async function findEarlier(
+  sql: Sql,
+  message: Pick<NewMessage, 'organizationId' | 'conversationId' | 'messageId' | 'bodyHash'>,
+): Promise<Accepted | null> {
   const [row] = await sql<{ bodyHash: string | null; runId: string; traceparent: string | null }[]>`
     select m.body_hash as "bodyHash", m.run_id as "runId", r.traceparent
     from messages m join runs r on r.organization_id = m.organization_id and r.id = m.run_id

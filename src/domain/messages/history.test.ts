@@ -11,7 +11,7 @@ async function talk(scene: Scene, turns: number) {
     const run = await scene.start(conversation, { text: `question ${turn}` })
     const call = { type: 'tool-call' as const, toolCallId: '1', toolName: 'look', input: {} }
     const result = { ...call, type: 'tool-result' as const, output: { type: 'text' as const, value: 'secret' } }
-    const step = { usage: USAGE, model: 'demo/demo' }
+    const step = { usage: USAGE, model: 'demo/demo', costMicros: 0 }
     const messages = [
       { role: 'assistant' as const, content: [call] },
       { role: 'tool' as const, content: [result] },

@@ -28,8 +28,11 @@ function post(scene: Scene, conversationId: string, over: Partial<PostMessage> =
     origin: {},
     files: [],
   }
-  return postMessage({ ...scene, runner }, { ...message, ...over }, OPTIONS)
+  return postMessage({ ...scene, runner, budgets }, { ...message, ...over }, OPTIONS)
 }
+
+/** An organization with as much budget as it likes. */
+const budgets = { findExhausted: async () => null }
 
 async function* bytes(text: string) {
   yield Buffer.from(text)

@@ -5,8 +5,9 @@ import type { ClaimedRun } from '../../queue/runs.ts'
 import { type Actor, requireConversation } from '../accounts/actor.ts'
 import { toReference } from '../files/attach.ts'
 import type { StoredFile } from '../files/files.ts'
+import { type Budgets, budgetExhausted } from '../limits/budget.ts'
 import type { Signals } from '../signals.ts'
-import { type Accepted, acceptMessage, type OnBusy } from './accept.ts'
+import { type Accepted, acceptMessage, findEarlier, type OnBusy } from './accept.ts'
 
 export interface PostMessage {
   actor: Actor
@@ -44,16 +45,25 @@ const PREFERRED_MS = 250
 /**
  * Accepts a message and starts its turn: on this replica in the same commit when it has a free worker, otherwise on
  * whichever claims it. Answers after the commit, never before (I1).
- * @throws what `acceptMessage` throws.
+ * @throws AppError 'budget_exhausted', and what `acceptMessage` throws.
  */
 export async function postMessage(
-  deps: { sql: Sql; signals: Signals; runner: LocalRunner },
+  deps: { sql: Sql; signals: Signals; runner: LocalRunner; budgets: Budgets },
   post: PostMessage,
   options: PostOptions,
 ): Promise<Accepted> {
   requireConversation(post.actor, post.conversationId)
   const { organizationId } = post.actor
   const text = storable(post.content)
+  const messageId = post.messageId ?? idFromKey(post) ?? newMessageId()
+  const bodyHash = hashOf(post)
+  const exhausted = await deps.budgets.findExhausted(organizationId)
+  if (exhausted) {
+    // What was accepted before keeps its answer.
+    const earlier = await findEarlier(deps.sql, { ...post, organizationId, messageId, bodyHash })
+    if (earlier) return earlier
+    throw budgetExhausted(exhausted)
+  }
   const reserved = deps.runner.reserve()
   let claimed: ClaimedRun | null = null
   try {
@@ -62,10 +72,10 @@ export async function postMessage(
       {
         organizationId,
         conversationId: post.conversationId,
-        messageId: post.messageId ?? idFromKey(post) ?? newMessageId(),
+        messageId,
         content: { role: 'user', content: toContent(text, post.files) },
         text,
-        bodyHash: hashOf(post),
+        bodyHash,
         fileIds: post.files.map((file) => file.id),
         onBusy: post.onBusy,
         webhookUrl: post.webhookUrl ?? null,

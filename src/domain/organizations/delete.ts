@@ -34,6 +34,7 @@ export async function deleteOrganization(
     const removed = await removeConversations(tx, { organizationId, limit: null })
     await removeOwedCalls(tx, organizationId)
     await tx`delete from dead_letters where organization_id = ${organizationId}`
+    await tx`delete from usage_steps where organization_id = ${organizationId}`
     await tx`delete from organizations where id = ${organizationId}`
     return removed
   })

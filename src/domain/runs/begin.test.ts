@@ -23,7 +23,13 @@ const RECORDED: Happening[] = [
 ]
 
 function step(number: number, text: string) {
-  return { step: number, messages: [{ role: 'assistant' as const, content: text }], usage: USAGE, model: 'demo/demo' }
+  return {
+    step: number,
+    messages: [{ role: 'assistant' as const, content: text }],
+    usage: USAGE,
+    model: 'demo/demo',
+    costMicros: 0,
+  }
 }
 
 /** Plays a part of a turn; the last `unsent` pieces never reach the queue. */

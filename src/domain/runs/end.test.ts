@@ -28,6 +28,7 @@ const step = (text: string, number = 1) => ({
   messages: [{ role: 'assistant' as const, content: text }],
   usage: USAGE,
   model: 'demo/demo',
+  costMicros: 0,
 })
 
 describe('the end of a run', () => {

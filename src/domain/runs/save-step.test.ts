@@ -11,7 +11,7 @@ requirePostgres('steps are saved on several connections at once')
 const ANSWER = { role: 'assistant', content: 'An answer.' } as const
 
 function step(number: number, messages: ModelMessage[] = [ANSWER]) {
-  return { step: number, messages, usage: USAGE, model: 'demo/demo' }
+  return { step: number, messages, usage: USAGE, model: 'demo/demo', costMicros: 0 }
 }
 
 async function contentsOf(scene: Scene, conversationId: string) {

@@ -1,20 +1,18 @@
 import type { ModelMessage } from 'ai'
 import type { Sql } from '../../db/client.ts'
-import type { RunUsage } from '../../db/tables.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { storable } from '../../lib/text.ts'
 import { type ClaimedRun, holdRun } from '../../queue/runs.ts'
+import { recordStep, type StepUsage } from '../usage/record-step.ts'
 
-export interface Step {
+export interface Step extends StepUsage {
   /** Number of the step within this claim of the run. */
   step: number
   messages: ModelMessage[]
-  usage: RunUsage
-  model: string
 }
 
 /**
- * Makes one finished step part of the transcript. After a crash the turn goes on behind the last saved step, on any
+ * Makes one finished step part of the transcript, and of what its organization has used. After a crash the turn goes on behind the last saved step, on any
  * replica. The same step sent again is saved once. Returns false, and changes nothing, when this claim of the run no longer counts (I5).
  */
 export async function saveStep(sql: Sql, run: ClaimedRun, step: Step): Promise<boolean> {
@@ -29,6 +27,7 @@ export async function saveStep(sql: Sql, run: ClaimedRun, step: Step): Promise<b
       usage: index === 0 ? JSON.stringify(step.usage) : null,
     }))
     await tx`
+      with used as (${recordStep(tx, run, step)})
       insert into messages (organization_id, conversation_id, id, run_id, turn, position, role, content, text, model, usage)
       select ${run.organizationId}, ${run.conversationId}, x.id, ${run.id}, ${run.turn}, p.last + x.place, x.role,
         x.content::jsonb, x.text, ${step.model}, x.usage::jsonb

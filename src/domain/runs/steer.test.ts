@@ -15,6 +15,7 @@ const answer = (number: number, content: string) => ({
   messages: [{ role: 'assistant' as const, content }],
   usage: USAGE,
   model: 'demo/demo',
+  costMicros: 0,
 })
 
 test('messages are taken into the turn where the model reads them; others keep waiting', async ({ world }) => {

@@ -3,6 +3,7 @@ import type { Context } from 'hono'
 import type { Sql } from '../../db/client.ts'
 import { getConversation } from '../../domain/conversations/get.ts'
 import { type StoredFile, storeFile } from '../../domain/files/files.ts'
+import { type Budgets, budgetExhausted } from '../../domain/limits/budget.ts'
 import { type LocalRunner, type PostOptions, postMessage } from '../../domain/messages/post.ts'
 import { cancelRuns } from '../../domain/runs/cancel.ts'
 import type { Signals } from '../../domain/signals.ts'
@@ -100,7 +101,7 @@ const post = createRoute({
     200: { description: 'Accepted', content: { 'application/json': { schema: Posted } } },
     ...errors(
       ...(['invalid_request', 'unauthenticated', 'not_found', 'conversation_busy', 'payload_too_large'] as const),
-      ...(['unsupported_media_type', 'idempotency_mismatch', 'queue_full', 'draining'] as const),
+      ...(['unsupported_media_type', 'idempotency_mismatch', 'queue_full', 'budget_exhausted', 'draining'] as const),
     ),
   },
 })
@@ -125,6 +126,7 @@ export interface MessageRouteDeps {
   signals: Signals
   runner: LocalRunner
   options: PostOptions
+  budgets: Budgets
   /** @throws AppError 'invalid_request' for a URL that may not be called. */
   checkWebhookUrl(url: string): void
 }
@@ -136,7 +138,7 @@ export function messageRoutes(deps: MessageRouteDeps): Router {
       const actor = actorOf(c)
       const conversationId = c.req.valid('param').id
       // Before any file is stored: a stranger's upload must cost nothing.
-      if (isMultipart(c)) await getConversation(databaseOf(c), { actor, conversationId })
+      if (isMultipart(c)) await admitUpload(deps, c, conversationId)
       const { body, files } = isMultipart(c) ? await readUpload(databaseOf(c), c, conversationId) : readJson(c)
       const { content, message, messageId, onBusy = 'enqueue', webhookUrl, ...origin } = body
       if (webhookUrl) deps.checkWebhookUrl(webhookUrl)
@@ -174,6 +176,14 @@ export function messageRoutes(deps: MessageRouteDeps): Router {
         200,
       )
     })
+}
+
+/** @throws AppError 'not_found', 'budget_exhausted' */
+async function admitUpload({ budgets }: MessageRouteDeps, c: Context<Env>, conversationId: string) {
+  const actor = actorOf(c)
+  await getConversation(databaseOf(c), { actor, conversationId })
+  const exhausted = await budgets.findExhausted(actor.organizationId)
+  if (exhausted) throw budgetExhausted(exhausted)
 }
 
 interface Upload {
