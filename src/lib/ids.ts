@@ -1,7 +1,7 @@
 import { createHash, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto'
 
 /** An opaque, unguessable id with a short prefix that tells a reader of logs what it names: `conv_…` (128 random bits). */
-export function newId(prefix: 'conv' | 'agent' | 'org' | 'user' | 'key' | 'file' | 'replica' | 'req'): string {
+export function newId(prefix: 'conv' | 'agent' | 'org' | 'user' | 'key' | 'inv' | 'file' | 'replica' | 'req'): string {
   return `${prefix}_${randomBytes(16).toString('base64url')}`
 }
 

@@ -1,5 +1,5 @@
 import { AppError } from '../../lib/errors.ts'
-import { ALL_PERMISSIONS, PERMISSIONS, type Permission, type Role } from './permissions.ts'
+import { ALL_PERMISSIONS, PERMISSIONS, type Permission, ROLES, type Role } from './permissions.ts'
 
 /** Who makes a request. Everything it asks for is looked up under its organization (I9). */
 export interface Actor {
@@ -24,6 +24,26 @@ export interface Origin {
   ip: string | null
   userAgent: string | null
   requestId: string
+}
+
+/** Who asks for something that belongs to no organization yet, or to several of theirs. */
+export type Person = Pick<Actor, 'kind' | 'credentialId' | 'userId' | 'origin'>
+
+/**
+ * The person behind a credential that may act as them in everything: a browser session, or a key of theirs that is not
+ * narrowed by scopes.
+ * @throws AppError 'forbidden'
+ */
+export function requirePerson(actor: Actor): Person {
+  const { kind, credentialId, userId, origin, role, permissions } = actor
+  const isPerson = kind === 'user' || (kind === 'key' && userId !== credentialId)
+  if (!isPerson || role === null) {
+    throw new AppError('forbidden', 'Only a person can do this, signed in or with an API key of their own')
+  }
+  if (permissions.size < ROLES[role].length) {
+    throw new AppError('forbidden', 'This credential is limited to some permissions; use one that is not')
+  }
+  return { kind, credentialId, userId, ...(origin ? { origin } : {}) }
 }
 
 /** For tests and for the gateway's own acts: an actor that may do everything in an organization. */
