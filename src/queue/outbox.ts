@@ -156,3 +156,8 @@ export async function buryCall(
 function stillClaimed(sql: Sql, { organizationId, id, attempt }: Claim) {
   return sql`organization_id = ${organizationId} and id = ${id} and attempt = ${attempt}`
 }
+
+/** Forgets all calls that an organization owes, when it is removed. */
+export async function removeOwedCalls(tx: Sql, organizationId: string): Promise<void> {
+  await tx`delete from outbox where organization_id = ${organizationId}`
+}

@@ -190,3 +190,12 @@ export async function publishConversation(
     values (${appended.organizationId}, ${appended.conversationId}, ${appended.firstSeq}, ${appended.lastSeq}, ${events})`
   return appended
 }
+
+/** Removes what waits for conversations that the caller's transaction removes. */
+export async function removeReplies(
+  tx: Sql,
+  { organizationId, ids }: { organizationId: string; ids: string[] },
+): Promise<void> {
+  await tx`
+    delete from thread_response where organization_id = ${organizationId} and conversation_id = any(${ids}::text[])`
+}

@@ -91,3 +91,11 @@ export async function removeLogs(tx: Sql, key: { organizationId: string; agentId
     where c.organization_id = ${key.organizationId} and c.agent_id = ${key.agentId}
       and l.organization_id = c.organization_id and l.conversation_id = c.id`
 }
+
+/** Removes all events of conversations that the caller's transaction removes. */
+export async function removeConversationLogs(
+  tx: Sql,
+  { organizationId, ids }: { organizationId: string; ids: string[] },
+): Promise<void> {
+  await tx`delete from event_log where organization_id = ${organizationId} and conversation_id = any(${ids}::text[])`
+}

@@ -40,6 +40,15 @@ export async function hasOpenStream(
   return row!.watched
 }
 
+/** Removes what was noted of streams of conversations that the caller's transaction removes. */
+export async function removePresence(
+  tx: Sql,
+  { organizationId, ids }: { organizationId: string; ids: string[] },
+): Promise<void> {
+  await tx`
+    delete from stream_presence where organization_id = ${organizationId} and conversation_id = any(${ids}::text[])`
+}
+
 export interface Presence extends Loop {
   /** Notes, a little later and together with others, that a stream is over. */
   leave(stream: StreamKey): void

@@ -27,14 +27,14 @@ export interface Origin {
 }
 
 /** Who asks for something that belongs to no organization yet, or to several of theirs. */
-export type Person = Pick<Actor, 'kind' | 'credentialId' | 'userId' | 'origin'>
+export type Requester = Pick<Actor, 'kind' | 'credentialId' | 'userId' | 'origin'>
 
 /**
  * The person behind a credential that may act as them in everything: a browser session, or a key of theirs that is not
  * narrowed by scopes.
  * @throws AppError 'forbidden'
  */
-export function requirePerson(actor: Actor): Person {
+export function requirePerson(actor: Actor): Requester {
   const { kind, credentialId, userId, origin, role, permissions } = actor
   const isPerson = kind === 'user' || (kind === 'key' && userId !== credentialId)
   if (!isPerson || role === null) {

@@ -1,16 +1,11 @@
 import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { newId } from '../../lib/ids.ts'
+import { ensureDefaultAgent } from '../agents/default-agent.ts'
 import { createApiKey } from './api-keys.ts'
 
 const ORGANIZATION = { slug: 'default', name: 'Default organization' }
 const OWNER = { email: 'owner@localhost', name: 'Owner' }
-const AGENT = {
-  id: 'assistant',
-  name: 'Assistant',
-  description: 'A helpful assistant that answers with the default model.',
-  instructions: 'You are a helpful assistant. Answer clearly and briefly.',
-}
 /** Transaction lock: two replicas that start at once on an empty database make one organization. */
 const BOOTSTRAP_LOCK = 7_262_027_002
 
@@ -33,10 +28,7 @@ export async function bootstrap(
     if (onlyFirst && !(await needsBootstrap(tx))) return null
     const organizationId = await ensureOrganization(tx)
     const userId = await ensureOwner(tx, organizationId)
-    await tx`
-      insert into agents (organization_id, id, name, description, instructions, is_default)
-      values (${organizationId}, ${AGENT.id}, ${AGENT.name}, ${AGENT.description}, ${AGENT.instructions}, true)
-      on conflict do nothing`
+    await ensureDefaultAgent(tx, organizationId)
     const { id, token } = await createApiKey(tx, { organizationId, userId, name: 'bootstrap' })
     return { organizationSlug: ORGANIZATION.slug, id, token }
   })
