@@ -12,6 +12,11 @@ const ERRORS = {
   model_unavailable: { status: 400, meaning: 'The provider of this model is not configured here' },
   unauthenticated: { status: 401, meaning: 'No credential, or one that is unknown, expired or revoked' },
   forbidden: { status: 403, meaning: 'The credential may not do this' },
+  no_organization: { status: 403, meaning: 'Signed in, but a member of no organization' },
+  cross_origin: {
+    status: 403,
+    meaning: 'A page of another origin may not do this with the cookie of a signed-in person',
+  },
   not_found: { status: 404, meaning: 'No such thing in this organization' },
   method_not_allowed: { status: 405, meaning: 'The path exists, the method does not' },
   conflict: { status: 409, meaning: 'Contradicts what is stored' },

@@ -4,8 +4,8 @@ import type { Origin } from '../../domain/accounts/actor.ts'
 import type { Authenticator } from '../../domain/accounts/authenticate.ts'
 import type { Env } from '../env.ts'
 
-/** `/api/{org}/…`; `v1` is the agent API, where the header names the organization. */
-const ORGANIZATION_PATH = /^\/api\/(?!v1\/)([^/]+)\//
+/** `/api/{org}/…`; `v1` is the agent API, where the header names the organization; `auth` is better-auth's. */
+const ORGANIZATION_PATH = /^\/api\/(?!v1\/|auth\/)([^/]+)\//
 
 const USER_AGENT_CHARS_MAX = 300
 
@@ -22,17 +22,18 @@ export interface AuthenticateDeps {
 export function authenticate({ authenticator, scope }: AuthenticateDeps): MiddlewareHandler<Env> {
   return async (c, next) => {
     const organizationSlug = ORGANIZATION_PATH.exec(c.req.path)?.[1] ?? c.req.header('x-lobu-org')
-    const actor = await authenticator.authenticate({ authorization: c.req.header('authorization'), organizationSlug })
+    const [authorization, cookie] = [c.req.header('authorization'), c.req.header('cookie')]
+    const actor = await authenticator.authenticate({ authorization, cookie, organizationSlug })
     c.set('actor', { ...actor, origin: originOf(c) })
     c.set('sql', scope(actor.organizationId))
     await next()
   }
 }
 
-/** The address of the peer itself: who forwards requests for others is not believed unless settings say so. */
-function originOf(c: Context<Env>): Origin {
+/** Where a request came from, for the record. */
+export function originOf(c: Context<Env>): Origin {
   return {
-    ip: c.env?.incoming?.socket.remoteAddress ?? null,
+    ip: c.get('clientAddress') ?? null,
     userAgent: c.req.header('user-agent')?.slice(0, USER_AGENT_CHARS_MAX) ?? null,
     requestId: c.get('requestId'),
   }
