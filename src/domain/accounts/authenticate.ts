@@ -4,6 +4,7 @@ import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
 import type { Actor } from './actor.ts'
 import { findApiKey, looksLikeApiKey } from './api-keys.ts'
+import { actorOfPerson, type PersonLookup } from './browser-session.ts'
 import type { SessionTokens } from './session-token.ts'
 
 /**
@@ -17,6 +18,8 @@ const CACHE_MAX = 5_000
 export interface Credentials {
   /** The header of that name. */
   authorization: string | undefined
+  /** The header of that name: what a browser sends by itself counts only where the one above is absent. */
+  cookie?: string | undefined
   /** The header `x-lobu-org`, or the organization in the path. */
   organizationSlug: string | undefined
 }
@@ -31,7 +34,13 @@ export interface Authenticator {
   forget(): void
 }
 
-export function createAuthenticator({ sql, tokens }: { sql: Sql; tokens: SessionTokens }): Authenticator {
+export function createAuthenticator(deps: {
+  sql: Sql
+  tokens: SessionTokens
+  /** Without it browsers are nobody. */
+  people?: PersonLookup
+}): Authenticator {
+  const { sql, tokens, people } = deps
   // Keyed by hash: a memory dump of the cache must not hold keys that work.
   const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: CACHE_MS })
   /** Look-ups that began before the last change must not be kept. */
@@ -48,6 +57,12 @@ export function createAuthenticator({ sql, tokens }: { sql: Sql; tokens: Session
     return actor
   }
 
+  async function authenticatePerson({ cookie, organizationSlug }: Credentials): Promise<Actor> {
+    const person = await people?.identify(cookie)
+    if (!person) throw new AppError('unauthenticated', 'Send "Authorization: Bearer <API key or session token>"')
+    return actorOfPerson(person, organizationSlug) ?? refuse(organizationSlug ?? '')
+  }
+
   async function refuse(slug: string): Promise<never> {
     const found = await sql`select 1 from organizations where slug = ${slug}`
     if (found.length === 0) throw new AppError('not_found', 'No such organization')
@@ -55,8 +70,10 @@ export function createAuthenticator({ sql, tokens }: { sql: Sql; tokens: Session
   }
 
   return {
-    async authenticate({ authorization, organizationSlug }) {
-      const token = /^Bearer +(\S+)$/i.exec(authorization ?? '')?.[1]
+    async authenticate(credentials) {
+      const { authorization, organizationSlug } = credentials
+      if (authorization === undefined) return authenticatePerson(credentials)
+      const token = /^Bearer +(\S+)$/i.exec(authorization)?.[1]
       if (!token) throw new AppError('unauthenticated', 'Send "Authorization: Bearer <API key or session token>"')
       const actor = await actorOf(token)
       if (!actor) throw new AppError('unauthenticated', 'This credential is unknown, expired or revoked')
@@ -66,6 +83,7 @@ export function createAuthenticator({ sql, tokens }: { sql: Sql; tokens: Session
     forget() {
       generation++
       known.clear()
+      people?.forget()
     },
   }
 }
