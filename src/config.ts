@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { parseTrustedProxies } from './lib/addresses.ts'
 
 const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
 const count = (fallback: number, min = 1, max = 1_000_000) =>
@@ -12,6 +13,20 @@ const flag = z
 const postgresUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must be a postgres:// or postgresql:// URL')
 const httpUrl = z.url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
 const baseUrl = (fallback: string) => httpUrl.default(fallback).transform((url) => url.replace(/\/+$/, ''))
+
+/** Comma separated; each is read by `read`, which throws for one that it does not take. */
+const readBy = <T>(read: (text: string) => T) =>
+  z
+    .string()
+    .default('')
+    .transform((text, ctx) => {
+      try {
+        return read(text)
+      } catch (error) {
+        ctx.addIssue({ code: 'custom', message: (error as Error).message })
+        return z.NEVER
+      }
+    })
 
 /** Values that documentation prints where a secret belongs. Single words are not among them: a passphrase has those. */
 const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
@@ -33,6 +48,45 @@ const Env = z.object({
   HOST: z.string().optional(),
   /** Origin under which clients reach the gateway; links and callbacks are built from it. Empty: http://localhost and `PORT`. */
   PUBLIC_WEB_URL: httpUrl.transform((url) => url.replace(/\/+$/, '')).optional(),
+
+  /** Further origins (comma separated) whose pages may call with a signed-in person's cookie and may be returned to after signing in. */
+  TRUSTED_ORIGINS: readBy(readOrigins),
+  /** Proxies whose `X-Forwarded-For` counts: addresses and ranges (comma separated), or `*` for whoever connects. Empty: nobody's. */
+  TRUSTED_PROXY: readBy(parseTrustedProxies),
+
+  /** Who may make an account: `invited` (with a link, or from a provider that lets people in) or `open` (everybody). */
+  SIGN_UP: z.enum(['invited', 'open']).default('invited'),
+  /** Mail server, `smtp://user:password@host:587` or `smtps://…`. Empty: no mail is sent, and what needs it is off. */
+  SMTP_URL: z
+    .string()
+    .regex(/^smtps?:\/\/./, 'must be an smtp:// or smtps:// URL')
+    .optional(),
+  /** Sender of all mail, `Name <address>` or the address alone. */
+  MAIL_FROM: z.string().optional(),
+  /** OAuth client at Google; its redirect URI is `PUBLIC_WEB_URL` and `/api/auth/callback/google`, likewise below. */
+  GOOGLE_CLIENT_ID: z.string().optional(),
+  /** Its secret. */
+  GOOGLE_CLIENT_SECRET: z.string().optional(),
+  /** Google's issuer. */
+  GOOGLE_ISSUER_URL: baseUrl('https://accounts.google.com'),
+  /** OAuth app at GitHub. */
+  GITHUB_CLIENT_ID: z.string().optional(),
+  /** Its secret. */
+  GITHUB_CLIENT_SECRET: z.string().optional(),
+  /** GitHub, or an Enterprise Server. */
+  GITHUB_BASE_URL: baseUrl('https://github.com'),
+  /** Its API; of an Enterprise Server `https://<host>/api/v3`. */
+  GITHUB_API_URL: baseUrl('https://api.github.com'),
+  /** Issuer of any OpenID Connect provider; its discovery document lies below it. The callback ends in `/oidc`. */
+  OIDC_ISSUER: httpUrl.optional(),
+  /** Client there. */
+  OIDC_CLIENT_ID: z.string().optional(),
+  /** Its secret. */
+  OIDC_CLIENT_SECRET: z.string().optional(),
+  /** What the button says. */
+  OIDC_NAME: z.string().default('Single sign-on'),
+  /** Whoever the provider knows becomes a member of the default organization with this role. Empty: an invitation is needed. */
+  OIDC_ROLE: z.enum(['admin', 'member', 'viewer']).optional(),
 
   /** Postgres 15–18 with pgvector. Empty: the embedded database in `LOBU_DATA_DIR`. */
   DATABASE_URL: postgresUrl.optional(),
@@ -162,7 +216,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
   const given = dropEmpty(env)
   const parsed = Env.safeParse(given)
   const faults = parsed.success ? [] : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
-  faults.push(...productionFaults(given))
+  faults.push(...productionFaults(given), ...incompletePairs(given))
   if (!parsed.success || faults.length > 0) throw new ConfigError(faults)
   const e = parsed.data
   const production = e.NODE_ENV === 'production'
@@ -173,7 +227,15 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       port: e.PORT,
       host: e.HOST ?? (production ? '0.0.0.0' : '127.0.0.1'),
       publicUrl: e.PUBLIC_WEB_URL ?? `http://localhost:${e.PORT || DEFAULT_PORT}`,
+      publicUrlFault: production ? publicUrlFault(e.PUBLIC_WEB_URL) : null,
+      // Whoever develops opens the page by either name.
+      trustedOrigins:
+        production || e.PUBLIC_WEB_URL !== undefined
+          ? e.TRUSTED_ORIGINS
+          : [...e.TRUSTED_ORIGINS, `http://127.0.0.1:${e.PORT || DEFAULT_PORT}`],
+      trustedProxies: e.TRUSTED_PROXY,
     },
+    accounts: accountSettings(e),
     db: {
       url: e.DATABASE_URL,
       directUrl: e.DATABASE_DIRECT_URL,
@@ -226,6 +288,61 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
     shutdown: { graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000 },
     log: { level: e.LOG_LEVEL, pretty: e.LOG_PRETTY ?? isTerminal },
   }
+}
+
+function accountSettings(e: Env) {
+  const pair = (clientId: string | undefined, clientSecret: string | undefined) =>
+    clientId !== undefined && clientSecret !== undefined ? { clientId, clientSecret } : null
+  const google = pair(e.GOOGLE_CLIENT_ID, e.GOOGLE_CLIENT_SECRET)
+  const github = pair(e.GITHUB_CLIENT_ID, e.GITHUB_CLIENT_SECRET)
+  const oidc = pair(e.OIDC_CLIENT_ID, e.OIDC_CLIENT_SECRET)
+  return {
+    signUp: e.SIGN_UP,
+    smtp: e.SMTP_URL !== undefined && e.MAIL_FROM !== undefined ? { url: e.SMTP_URL, from: e.MAIL_FROM } : null,
+    google: google && { ...google, issuer: e.GOOGLE_ISSUER_URL },
+    github: github && { ...github, baseUrl: e.GITHUB_BASE_URL, apiUrl: e.GITHUB_API_URL },
+    oidc:
+      oidc && e.OIDC_ISSUER !== undefined
+        ? { ...oidc, issuer: e.OIDC_ISSUER, name: e.OIDC_NAME, role: e.OIDC_ROLE ?? null }
+        : null,
+  }
+}
+
+/** Of settings that mean nothing alone, a half is a mistake and not a wish. */
+const PAIRS = [
+  ['SMTP_URL', 'MAIL_FROM'],
+  ['GOOGLE_CLIENT_ID', 'GOOGLE_CLIENT_SECRET'],
+  ['GITHUB_CLIENT_ID', 'GITHUB_CLIENT_SECRET'],
+  ['OIDC_ISSUER', 'OIDC_CLIENT_ID', 'OIDC_CLIENT_SECRET'],
+]
+
+function incompletePairs(given: Record<string, string>): string[] {
+  return PAIRS.flatMap((names) => {
+    const missing = names.filter((name) => given[name] === undefined)
+    const isWhole = missing.length === 0 || missing.length === names.length
+    return isWhole
+      ? []
+      : missing.map((name) => `${name}: is needed beside ${names.filter((one) => one !== name).join(', ')}`)
+  })
+}
+
+/** Why people cannot sign in safely, or at all, under the public URL; null when they can. */
+function publicUrlFault(url: string | undefined): string | null {
+  if (url === undefined) return 'PUBLIC_WEB_URL is not set: links, sign-in and callbacks point to http://localhost'
+  if (!url.startsWith('https:')) return 'PUBLIC_WEB_URL is not https: cookies and passwords travel unprotected'
+  return null
+}
+
+/** @throws Error that names the first entry that is no origin. */
+function readOrigins(text: string): string[] {
+  return text
+    .split(',')
+    .map((entry) => entry.trim().replace(/\/+$/, ''))
+    .filter((entry) => entry !== '')
+    .map((entry, index) => {
+      if (URL.parse(entry)?.origin === entry) return entry
+      throw new Error(`entry ${index + 1} is not an origin like https://example.com`)
+    })
 }
 
 /**

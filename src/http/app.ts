@@ -4,6 +4,7 @@ import type { Authenticator } from '../domain/accounts/authenticate.ts'
 import type { SessionTokens } from '../domain/accounts/session-token.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
 import type { Signals } from '../domain/signals.ts'
+import type { TrustedProxies } from '../lib/addresses.ts'
 import type { Envelope } from '../lib/envelope.ts'
 import { AppError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -12,8 +13,10 @@ import type { SseManager } from '../sse/manager.ts'
 import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
 import { authenticate } from './middleware/authenticate.ts'
+import { crossOrigin } from './middleware/cross-origin.ts'
 import { createOpenApiDocument } from './openapi.ts'
 import { createHttpApp, type Router } from './router.ts'
+import { type AccountPagesDeps, accountPageRoutes } from './routes/account-pages.ts'
 import { agentRoutes } from './routes/agents.ts'
 import { conversationRoutes } from './routes/conversations.ts'
 import { docsRoutes } from './routes/docs.ts'
@@ -24,6 +27,7 @@ import { pageRoutes } from './routes/page.ts'
 import { providerKeyRoutes } from './routes/provider-keys.ts'
 import { historyRoutes } from './routes/runs.ts'
 import { secretRoutes } from './routes/secrets.ts'
+import { type SignInRoutesDeps, signInRoutes } from './routes/sign-in.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
@@ -38,6 +42,12 @@ export interface GatewayAppDeps {
   runner: LocalRunner
   post: PostOptions
   publicUrl: string
+  trustedOrigins: readonly string[]
+  trustedProxies: TrustedProxies
+  /** Name of the cookie of signed-in people. */
+  sessionCookie: string
+  signIn: SignInRoutesDeps['signIn']
+  accounts: Omit<AccountPagesDeps, 'secureCookies'>
   version: string
   /** True until the parts behind the routes work. */
   isStarting(): boolean
@@ -61,12 +71,18 @@ export interface GatewayAppDeps {
 
 /** Every route of the gateway. What comes before the authentication is open to anybody; what comes behind is not. */
 export function createGatewayApp(deps: GatewayAppDeps): Router {
-  const app = createHttpApp(deps)
+  const https = deps.publicUrl.startsWith('https:')
+  const app = createHttpApp({ ...deps, https })
+  app.use(crossOrigin(deps))
   app.route('/', healthRoutes(deps))
   app.route('/', pageRoutes())
   app.route('/', docsRoutes({ document: () => createOpenApiDocument(app, deps) }))
 
-  app.use('/api/*', refuseWhileStarting(deps.isStarting), authenticate(deps))
+  const whileStarting = refuseWhileStarting(deps.isStarting)
+  for (const path of ['/api/*', '/sign-in/*', '/setup', '/invite/*']) app.use(path, whileStarting)
+  app.route('/', accountPageRoutes({ ...deps.accounts, secureCookies: https }))
+  app.route('/', signInRoutes(deps))
+  app.use('/api/*', authenticate(deps))
   app.route('/', conversationRoutes(deps))
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))
