@@ -18,6 +18,8 @@ export function parseTrustedProxies(text: string): TrustedProxies {
 
 function parseRange(entry: string, index: number): Range {
   try {
+    // The library also takes `10.1`, which nobody means.
+    if (isIP(entry.split('/')[0]!) === 0) throw new Error('no address')
     if (entry.includes('/')) return ipaddr.parseCIDR(entry)
     const address = ipaddr.process(entry)
     return [address, address.kind() === 'ipv4' ? 32 : 128]

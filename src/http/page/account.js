@@ -73,6 +73,14 @@ function row(text, small, action, work) {
   return item
 }
 
+/** What a person would call their browser; what it calls itself names four others. */
+function nameOf(userAgent) {
+  const [program] = /Edg|OPR|Firefox|Chrome|Safari|curl/.exec(userAgent) ?? ['']
+  const [system] = /Windows|iPhone|iPad|Android|Mac OS X|Linux/.exec(userAgent) ?? ['']
+  const name = { Edg: 'Edge', OPR: 'Opera' }[program] ?? program
+  return [name || 'Unknown browser', system && `on ${system}`].filter(Boolean).join(' ')
+}
+
 const when = (text) => new Date(text).toLocaleString()
 
 async function showSessions() {
@@ -85,7 +93,7 @@ async function showSessions() {
         await auth('revoke-session', { token })
         await showSessions()
       }
-      return row(userAgent || 'Unknown browser', small, 'Sign out', isThis ? null : end)
+      return row(nameOf(userAgent ?? ''), small, 'Sign out', isThis ? null : end)
     }),
   )
 }
