@@ -14,6 +14,7 @@ import { enforceEverywhere } from './domain/accounts/access.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createPersonLookup, createSessionCookies } from './domain/accounts/browser-session.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
+import { createKeyUse } from './domain/keys/note-use.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { acceptInvitation } from './domain/organizations/accept-invitation.ts'
 import { createRetention } from './domain/retention.ts'
@@ -166,7 +167,9 @@ export function createGateway(
   )
   const heartbeat = createReplica({ sql, log }, { id: replica, version: VERSION, leaseMs: queue.leaseMs })
 
-  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, ...runner.loops]
+  const keyUse = createKeyUse({ sql, log })
+
+  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, keyUse, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
@@ -176,7 +179,7 @@ export function createGateway(
   const { publicUrl, publicUrlFault, trustedOrigins } = config.http
   const cookies = createSessionCookies({ secret: secrets.betterAuth, publicUrl, prefix: COOKIE_PREFIX })
   const people = createPersonLookup({ sql, cookies })
-  const authenticator = createAuthenticator({ sql, tokens, people })
+  const authenticator = createAuthenticator({ sql, tokens, people, noteKeyUse: keyUse.note })
   const mail = createMailTransport(config.accounts)
   const signIn = createSignIn(
     {

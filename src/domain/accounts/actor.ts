@@ -16,6 +16,8 @@ export interface Actor {
   permissions: ReadonlySet<Permission>
   /** A session token speaks for one conversation only. */
   conversationId?: string
+  /** The API key that a session token was made with. */
+  keyId?: string
   /** Where the request came from. */
   origin?: Origin
 }

@@ -17,17 +17,24 @@ export interface NewApiKey {
   token: string
 }
 
-/** Makes an API key of a member. `scopes` are permissions, or `*` for all that the member has. */
-export async function createApiKey(
-  sql: Sql,
-  args: { organizationId: string; userId: string; name: string; scopes?: string[]; expiresAt?: Date | null },
-): Promise<NewApiKey> {
+export interface ApiKeyFields {
+  organizationId: string
+  /** Null: the organization's own. */
+  userId: string | null
+  name: string
+  /** Permissions, or `*` for all that the owner of the key has. */
+  scopes?: string[]
+  expiresAt?: Date | null
+}
+
+/** Makes an API key, without asking whether anybody may: for that see `domain/keys/create.ts`. */
+export async function createApiKey(sql: Sql, fields: ApiKeyFields): Promise<NewApiKey> {
   const id = newId('key')
   const token = `${PREFIX}${randomBytes(24).toString('base64url')}`
   await sql`
     insert into api_keys (organization_id, id, user_id, name, token_hash, token_prefix, scopes, expires_at)
-    values (${args.organizationId}, ${id}, ${args.userId}, ${args.name}, ${sha256(token)},
-      ${token.slice(0, SHOWN_CHARS)}, ${args.scopes ?? ['*']}, ${args.expiresAt ?? null})`
+    values (${fields.organizationId}, ${id}, ${fields.userId}, ${fields.name}, ${sha256(token)},
+      ${token.slice(0, SHOWN_CHARS)}, ${fields.scopes ?? ['*']}, ${fields.expiresAt ?? null})`
   return { id, token }
 }
 
@@ -37,6 +44,18 @@ export function looksLikeApiKey(token: string): boolean {
 
 /** Who speaks with a valid key; null for one that is unknown, revoked or expired, or whose owner is no member any more. */
 export async function findApiKey(sql: Sql, token: string): Promise<Actor | null> {
+  return findWhere(sql, sql`k.token_hash = ${sha256(token)}`)
+}
+
+/** The same by its id, for what was made with the key: it is worth no more than the key still is. */
+export async function findApiKeyById(
+  sql: Sql,
+  { organizationId, keyId }: { organizationId: string; keyId: string },
+): Promise<Actor | null> {
+  return findWhere(sql, sql`k.organization_id = ${organizationId} and k.id = ${keyId}`)
+}
+
+async function findWhere(sql: Sql, condition: ReturnType<Sql>): Promise<Actor | null> {
   const [row] = await sql<
     { id: string; organizationId: string; slug: string; userId: string; role: Role; scopes: string[] }[]
   >`
@@ -45,7 +64,7 @@ export async function findApiKey(sql: Sql, token: string): Promise<Actor | null>
     from api_keys k
     join organizations o on o.id = k.organization_id
     left join members m on m.organization_id = k.organization_id and m.user_id = k.user_id
-    where k.token_hash = ${sha256(token)} and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
+    where ${condition} and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
       and (k.user_id is null or m.user_id is not null)`
   if (!row) return null
   const { id, organizationId, slug, userId, role, scopes } = row

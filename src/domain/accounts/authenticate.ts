@@ -2,16 +2,12 @@ import { LRUCache } from 'lru-cache'
 import type { Sql } from '../../db/client.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
+import { ACCESS_CACHE_MS } from './access.ts'
 import type { Actor } from './actor.ts'
-import { findApiKey, looksLikeApiKey } from './api-keys.ts'
+import { findApiKey, findApiKeyById, looksLikeApiKey } from './api-keys.ts'
 import { actorOfPerson, type PersonLookup } from './browser-session.ts'
 import type { SessionTokens } from './session-token.ts'
 
-/**
- * Every change of a key, a member or a session is rung to all replicas, which then forget what they knew. This is the
- * bound for a replica that missed the ring.
- */
-const CACHE_MS = 1_000
 const CACHE_MAX = 5_000
 
 /** What a request brings along to say who sends it. */
@@ -34,27 +30,46 @@ export interface Authenticator {
   forget(): void
 }
 
-export function createAuthenticator(deps: {
+export interface AuthenticatorDeps {
   sql: Sql
   tokens: SessionTokens
   /** Without it browsers are nobody. */
   people?: PersonLookup
-}): Authenticator {
-  const { sql, tokens, people } = deps
+  /** Told of each request made with an API key. */
+  noteKeyUse?(key: { organizationId: string; keyId: string }): void
+}
+
+export function createAuthenticator({ sql, tokens, people, noteKeyUse }: AuthenticatorDeps): Authenticator {
   // Keyed by hash: a memory dump of the cache must not hold keys that work.
-  const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: CACHE_MS })
+  const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: ACCESS_CACHE_MS })
   /** Look-ups that began before the last change must not be kept. */
   let generation = 0
 
-  async function actorOf(token: string): Promise<Actor | null> {
-    if (!looksLikeApiKey(token)) return tokens.verify(token)
-    const cacheKey = sha256(token)
-    const cached = known.get(cacheKey)
+  /** Counted from before the look-up: what it saw was true then, and may have changed since. */
+  async function remember(name: string, find: () => Promise<Actor | null>): Promise<Actor | null> {
+    const cached = known.get(name)
     if (cached) return cached
-    const begun = generation
-    const actor = await findApiKey(sql, token)
-    if (actor && begun === generation) known.set(cacheKey, actor)
+    const [begun, start] = [generation, performance.now()]
+    const actor = await find()
+    if (actor && begun === generation) known.set(name, actor, { start })
     return actor
+  }
+
+  async function actorOf(token: string): Promise<Actor | null> {
+    if (!looksLikeApiKey(token)) return actorOfSession(token)
+    const actor = await remember(sha256(token), () => findApiKey(sql, token))
+    if (actor) noteKeyUse?.({ organizationId: actor.organizationId, keyId: actor.credentialId })
+    return actor
+  }
+
+  /** A session token is worth what the key is that it was made with; its organization may have another slug by now. */
+  async function actorOfSession(token: string): Promise<Actor | null> {
+    const session = await tokens.verify(token)
+    if (session?.keyId === undefined) return session
+    const { organizationId, keyId } = session
+    const key = await remember(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
+    if (!key?.permissions.has('conversations:use')) return null
+    return { ...session, organizationSlug: key.organizationSlug }
   }
 
   async function authenticatePerson({ cookie, organizationSlug }: Credentials): Promise<Actor> {

@@ -15,6 +15,8 @@ export interface SessionClaims {
   agentId: string
   userId: string
   conversationId: string
+  /** The API key that it is made with: it stops working when the key does. */
+  keyId?: string | undefined
 }
 
 export interface SessionTokens {
@@ -38,6 +40,7 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
         slug: claims.organizationSlug,
         agent: claims.agentId,
         conv: claims.conversationId,
+        ...(claims.keyId === undefined ? {} : { key: claims.keyId }),
       })
         .setProtectedHeader({ alg: 'HS256', typ: 'JWT' })
         .setSubject(claims.userId)
@@ -52,7 +55,7 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
       const options = { issuer: ISSUER, audience: AUDIENCE, algorithms: ['HS256'], typ: 'JWT' }
       const verified = await jwtVerify(token, key, options).catch(() => null)
       if (!verified) return null
-      const { org, slug, agent, conv, sub } = verified.payload
+      const { org, slug, agent, conv, sub, key: keyId } = verified.payload
       if (typeof org !== 'string' || typeof slug !== 'string' || typeof agent !== 'string') return null
       if (typeof conv !== 'string' || typeof sub !== 'string') return null
       return {
@@ -61,6 +64,7 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
         ...{ organizationId: org, organizationSlug: slug, userId: sub, conversationId: conv },
         role: null,
         permissions: SESSION_PERMISSIONS,
+        ...(typeof keyId === 'string' ? { keyId } : {}),
       }
     },
   }

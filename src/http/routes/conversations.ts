@@ -177,7 +177,9 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
       })
       const owner = { organizationId, agentId }
       const warnings = mcpServers ? await checkServerReferences({ ...deps, sql }, { owner, mcpServers }) : []
-      const session = await deps.tokens.sign({ organizationId, organizationSlug, agentId, userId, conversationId })
+      const keyId = actor.kind === 'key' ? actor.credentialId : undefined
+      const claims = { organizationId, organizationSlug, agentId, userId, conversationId, keyId }
+      const session = await deps.tokens.sign(claims)
       const url = `${deps.publicUrl}/api/v1/agents/${conversationId}`
       const hints = warnings.length > 0 ? { warnings } : {}
       const body = { success: true as const, agentId: conversationId, conversationId, ...session, ...hints }
