@@ -3,7 +3,7 @@ import { oauthProvider } from '@better-auth/oauth-provider'
 import { passkey } from '@better-auth/passkey'
 import { betterAuth } from 'better-auth'
 import { drizzleAdapter } from 'better-auth/adapters/drizzle'
-import { APIError, isAPIError } from 'better-auth/api'
+import { APIError } from 'better-auth/api'
 import { deviceAuthorization, jwt, magicLink, twoFactor } from 'better-auth/plugins'
 import type { Orm } from '../../db/client.ts'
 import * as tables from '../../db/tables.ts'
@@ -111,10 +111,8 @@ export function createBetterAuth(deps: BetterAuthDeps, options: BetterAuthOption
       accountLinking: { enabled: true, disableImplicitLinking: true },
     },
     verification: { storeIdentifier: 'hashed' },
-    onAPIError: {
-      errorURL: `${publicUrl}/sign-in`,
-      onError: (error) => void (isAPIError(error) || log?.error({ err: errorLine(error) }, 'sign-in failed')),
-    },
+    // What is no refusal is thrown to us; it would print the failed statement with its parameters.
+    onAPIError: { errorURL: `${publicUrl}/sign-in`, throw: true },
     disabledPaths: ['/error'],
     logger: { level: 'warn', log: (level, message, ...args) => writeLog(log, level, [message, ...args]) },
     session: { expiresIn: SESSION_SECONDS, updateAge: SESSION_NOTE_SECONDS },

@@ -2,7 +2,6 @@ import { describe, expect } from 'vitest'
 import { requirePostgres, test } from '../../../tests/support/world.ts'
 import { findApiKey } from '../accounts/api-keys.ts'
 import { bootstrap } from '../accounts/bootstrap.ts'
-import { setUpOwner } from './environment.ts'
 import { completeSetup, createSetupLink, needsSetup } from './setup.ts'
 import { createSignInRig, PASSWORD } from './test-rig.ts'
 
@@ -15,7 +14,7 @@ describe('a fresh install', () => {
   test('has a link at each replica; one use counts, however many try, and the key of the install stays theirs', async ({
     world,
   }) => {
-    const { sql, signIn, authenticator } = await createSignInRig(world)
+    const { sql, signIn, authenticator, browser } = await createSignInRig(world)
     const key = await bootstrap(sql, { onlyFirst: true })
     const links = await Promise.all([1, 2, 3].map(() => createSetupLink(sql)))
     expect(new Set(links).size).toBe(3)
@@ -24,27 +23,31 @@ describe('a fresh install', () => {
     await sql`update setup_links set expires_at = now() where token_hash = encode(sha256(${links[0]!}::bytea), 'hex')`
     await expect(completeSetup(sql, { token: links[0]!, person, origin })).rejects.toMatchObject({ code: 'not_found' })
 
+    const passwordHash = await (await (await signIn.current()).$context).password.hash(PASSWORD)
+    const more = await Promise.all(Array.from({ length: 6 }, () => createSetupLink(sql)))
+    const replicas = await Promise.all([1, 2, 3].map(() => world.replica()))
     const tries = await Promise.allSettled(
-      [links[1]!, links[1]!, links[2]!, links[2]!].map((token, index) =>
-        setUpOwner(
-          { sql, signIn },
-          { token, name: 'Ada', email: `ada-${index}@example.com`, password: PASSWORD, origin },
-        ),
-      ),
+      [links[1]!, links[1]!, links[2]!, ...more].map((token, index) => {
+        const own = { name: 'Ada', email: `Ada-${index}@Example.com`, passwordHash }
+        return completeSetup(replicas[index % 3]!.sql, { token: token!, person: own, origin })
+      }),
     )
-    const done = tries.filter((one) => one.status === 'fulfilled')
-    expect(done).toHaveLength(1)
+    expect(tries.filter((one) => one.status === 'fulfilled')).toHaveLength(1)
     for (const one of tries) if (one.status === 'rejected') expect(one.reason).toMatchObject({ code: 'conflict' })
 
-    const cookie = done[0]!.value.map((line) => line.split(';')[0]).join('; ')
+    const email = `ada-${tries.findIndex((one) => one.status === 'fulfilled')}@example.com`
+    const ada = browser()
+    expect((await ada.send('/sign-in/email', { email, password: PASSWORD })).status).toBe(200)
+    const cookie = ada.cookie()
     const actor = await authenticator.authenticate({ authorization: undefined, cookie, organizationSlug: undefined })
     expect(actor).toMatchObject({ kind: 'user', role: 'owner', organizationSlug: 'default' })
     expect(await findApiKey(sql, key!.token)).toMatchObject({ userId: actor.userId, role: 'owner' })
     expect(await sql`select 1 from users`).toHaveLength(1)
-    expect(await sql`select action, ip from audit_log order by id`).toEqual([
-      { action: 'organization.set_up', ip: origin.ip },
-      { action: 'sign_in.succeeded', ip: origin.ip },
+    expect(await sql`select action from audit_log order by id`).toEqual([
+      { action: 'organization.set_up' },
+      { action: 'sign_in.succeeded' },
     ])
+    expect(await sql`select ip from audit_log where action = 'organization.set_up'`).toEqual([{ ip: origin.ip }])
 
     expect(await needsSetup(sql)).toBe(false)
     expect(await createSetupLink(sql)).toBeNull()

@@ -188,6 +188,23 @@ describe('the provider of an organization', () => {
   })
 })
 
+test('an identity is added to an account by its owner, and never for its address alone', async ({ world }) => {
+  const fake = await startProvider(world)
+  const provider = createOidcProvider({ call }, { id: 'oidc', name: 'Fake', issuer: fake.issuer, ...fake.client })
+  const { sql, browser } = await createSignInRig(world, { providers: [provider], signUp: 'open' })
+  const email = `${world.unique('person')}@example.com`
+  const owner = browser()
+  await signUp(owner, email)
+  await sql`update users set email_verified = true where email = ${email}`
+  fake.signInAs({ sub: email, email, name: 'Person', email_verified: true })
+  expect((await browser().comeBackFrom('oidc')).searchParams.get('error')).toBe('account_not_linked')
+
+  const begun = await owner.send('/link-social', { provider: 'oidc', callbackURL: '/account' })
+  const { url } = (await begun.json()) as { url: string }
+  await owner.send((await fetch(url, { redirect: 'manual' })).headers.get('location') ?? '')
+  expect((await browser().comeBackFrom('oidc')).pathname).toBe('/account')
+})
+
 describe('the way back from a provider', () => {
   test('works once, and for the browser that went', async ({ world }) => {
     const fake = await startProvider(world)
