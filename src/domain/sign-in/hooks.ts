@@ -5,9 +5,8 @@ import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import type { Origin } from '../accounts/actor.ts'
 import { ensureOrganization } from '../accounts/bootstrap.ts'
-import { findCookie } from '../accounts/browser-session.ts'
 import { recordAudit } from '../audit/record.ts'
-import { findOpenInvitation } from './invitation-permit.ts'
+import type { OpenInvitation } from './invitation-permit.ts'
 import type { SignInProvider } from './providers/provider.ts'
 
 /** Holds the token of an invitation while its holder makes an account, whichever way that goes. */
@@ -22,6 +21,11 @@ export interface SignInHookDeps {
   accessChanged(): void
   signUp: 'invited' | 'open'
   providers: readonly SignInProvider[]
+  /**
+   * What the browser holds whose request is being answered. Looked up before, since better-auth makes people inside of a
+   * transaction: to ask the database there, on another connection, could wait for ever.
+   */
+  heldInvitation(): OpenInvitation | null
 }
 
 const CALLBACK_PATH = '/callback/:id'
@@ -36,7 +40,7 @@ export function createSignInHooks(deps: SignInHookDeps): Pick<Options, 'database
     hooks: {
       before: createAuthMiddleware(async (ctx) => {
         // Asked before better-auth looks whether the address is known: strangers learn nothing about who is here.
-        if (ctx.path === '/sign-up/email') await requireLeave(deps, String(ctx.body?.email ?? ''), ctx)
+        if (ctx.path === '/sign-up/email') requireLeave(deps, String(ctx.body?.email ?? ''), ctx)
         if (ctx.path !== '/change-password') return
         return { context: { body: { ...ctx.body, revokeOtherSessions: true } } }
       }),
@@ -70,21 +74,20 @@ export async function maySignIn(
 ): Promise<boolean> {
   const found = await deps.sql`select 1 from users where email = ${email.toLowerCase()}`
   if (found.length > 0) return true
-  return requireLeave(deps, email, ctx).then(
-    () => true,
-    (error: unknown) => {
-      if (error instanceof APIError) return false
-      throw error
-    },
-  )
+  try {
+    requireLeave(deps, email, ctx)
+    return true
+  } catch (error) {
+    if (error instanceof APIError) return false
+    throw error
+  }
 }
 
 /** @throws APIError for somebody who may not make an account. */
-async function requireLeave(deps: SignInHookDeps, email: string, ctx: GenericEndpointContext | null): Promise<void> {
+function requireLeave(deps: SignInHookDeps, email: string, ctx: GenericEndpointContext | null): void {
   if (deps.signUp === 'open') return
   if (ctx?.path === CALLBACK_PATH && deps.providers.some(({ id, joins }) => joins && id === ctx.params?.id)) return
-  const token = findCookie(ctx?.headers?.get('cookie') ?? '', INVITATION_COOKIE)
-  const invitation = token === undefined ? null : await findOpenInvitation(deps.sql, token)
+  const invitation = deps.heldInvitation()
   if (invitation && (invitation.email === null || invitation.email === email.toLowerCase())) return
   throw new APIError('FORBIDDEN', {
     code: 'SIGN_UP_BY_INVITATION',

@@ -1,7 +1,10 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Sql } from '../../db/client.ts'
 import { sha256 } from '../../lib/ids.ts'
+import { findCookie } from '../accounts/browser-session.ts'
 import { type BetterAuth, type BetterAuthDeps, type BetterAuthOptions, createBetterAuth } from './better-auth.ts'
-import { createSignInHooks, maySignIn } from './hooks.ts'
+import { createSignInHooks, INVITATION_COOKIE, maySignIn } from './hooks.ts'
+import { findOpenInvitation, type OpenInvitation } from './invitation-permit.ts'
 import { createOidcProvider } from './providers/oidc.ts'
 import type { HttpCall, SignInProvider } from './providers/provider.ts'
 
@@ -38,6 +41,9 @@ export function createSignIn(deps: SignInDeps, options: BetterAuthOptions & { si
   let made: { auth: BetterAuth; fingerprint: string } | undefined
   let lookedAt = Number.NEGATIVE_INFINITY
   let looking: Promise<BetterAuth> | undefined
+  /** The invitation that the request under way came with. */
+  const held = new AsyncLocalStorage<OpenInvitation | null>()
+  const heldInvitation = () => held.getStore() ?? null
   /** Changes so far. Of requests at the same time one may wait for another's; that costs it a moment and nothing else. */
   let changes = 0
 
@@ -54,7 +60,7 @@ export function createSignIn(deps: SignInDeps, options: BetterAuthOptions & { si
     if (made?.fingerprint === fingerprint) return made.auth
     const own = rows.map((row) => createOidcProvider({ call: deps.callOutside }, row))
     const providers = [...deps.providers, ...own]
-    const rules = { sql: deps.sql, accessChanged, signUp: options.signUp, providers }
+    const rules = { sql: deps.sql, accessChanged, signUp: options.signUp, providers, heldInvitation }
     const mayWriteTo: BetterAuthDeps['mayWriteTo'] = (email, ctx) => maySignIn(rules, email, ctx ?? null)
     const auth = createBetterAuth({ ...deps, hooks: createSignInHooks(rules), providers, mayWriteTo }, options)
     made = { auth, fingerprint }
@@ -74,7 +80,9 @@ export function createSignIn(deps: SignInDeps, options: BetterAuthOptions & { si
     async handle(request) {
       const auth = await current()
       const before = changes
-      const response = await auth.handler(request)
+      const token = findCookie(request.headers.get('cookie') ?? '', INVITATION_COOKIE)
+      const invitation = token === undefined ? null : await findOpenInvitation(deps.sql, token)
+      const response = await held.run(invitation, () => auth.handler(request))
       // Whoever has signed out, or changed a password, is right to think that it holds everywhere.
       if (changes !== before) await deps.accessLost()
       return response
