@@ -162,6 +162,10 @@ describe('words and URLs', () => {
     expect(models.providers['openai-compatible'].baseUrl).toBe('http://local.test')
   })
 
+  test('the public URL is spelt as browsers spell an origin, since it is compared with theirs', () => {
+    expect(parseConfig({ PUBLIC_WEB_URL: 'HTTPS://Lobu.Test:443/' }).http.publicUrl).toBe('https://lobu.test')
+  })
+
   test('SKIP_MIGRATIONS: any value counts, also 0 and false; nothing does not', () => {
     for (const value of ['1', 'true', '0', 'false']) {
       expect(parseConfig({ SKIP_MIGRATIONS: value }).db.skipMigrations).toBe(true)

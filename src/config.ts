@@ -48,7 +48,7 @@ const Env = z.object({
   /** Address to listen on. Empty: all addresses in production, loopback otherwise. */
   HOST: z.string().optional(),
   /** Origin under which clients reach the gateway; links and callbacks are built from it. Empty: http://localhost and `PORT`. */
-  PUBLIC_WEB_URL: httpUrl.transform((url) => url.replace(/\/+$/, '')).optional(),
+  PUBLIC_WEB_URL: httpUrl.transform((url) => new URL(url).href.replace(/\/+$/, '')).optional(),
 
   /** Further origins (comma separated) whose pages may call with a signed-in person's cookie and may be returned to after signing in. */
   TRUSTED_ORIGINS: readBy(readOrigins),

@@ -4,12 +4,14 @@ import { createLoop, type Loop } from '../lib/loop.ts'
 import { removeOrphanedReplies } from '../queue/thread-response.ts'
 import { pruneLog } from '../sse/event-log.ts'
 import { removeStagedFiles } from './files/files.ts'
+import { removeExpiredGrants } from './sign-in/oauth-tokens.ts'
 
 /** What is removed in one statement at most, so that none of them locks for long. A file may be 50 MB. */
 const TURNS_MAX = 200
 const FILES_MAX = 20
 const DEAD_LETTERS_MAX = 500
 const ORPHANS_MAX = 500
+const GRANTS_MAX = 500
 const DEAD_LETTERS_KEEP_DAYS = 30
 
 /**
@@ -26,6 +28,7 @@ export function createRetention(
       removeStagedFiles(sql, { filesMax: FILES_MAX }).then((removed) => removed === FILES_MAX),
       removeDeadLetters(sql).then((removed) => removed === DEAD_LETTERS_MAX),
       removeOrphanedReplies(sql, { rowsMax: ORPHANS_MAX }).then((removed) => removed === ORPHANS_MAX),
+      removeExpiredGrants(sql, { rowsMax: GRANTS_MAX }).then((removed) => removed === GRANTS_MAX),
     ]
     const outcomes = await Promise.allSettled(removals)
     const failed = outcomes.find((outcome) => outcome.status === 'rejected')

@@ -3,6 +3,7 @@ import type { Sql } from '../../db/client.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
 import { ACCESS_CACHE_MS } from './access.ts'
+import { type AccessTokens, actorOfGrant, looksLikeAccessToken } from './access-token.ts'
 import type { Actor } from './actor.ts'
 import { findApiKey, findApiKeyById, looksLikeApiKey } from './api-keys.ts'
 import { actorOfPerson, type PersonLookup } from './browser-session.ts'
@@ -35,11 +36,14 @@ export interface AuthenticatorDeps {
   tokens: SessionTokens
   /** Without it browsers are nobody. */
   people?: PersonLookup
+  /** Without it programs that people let in are nobody. */
+  accessTokens?: AccessTokens
   /** Told of each request made with an API key. */
   noteKeyUse?(key: { organizationId: string; keyId: string }): void
 }
 
-export function createAuthenticator({ sql, tokens, people, noteKeyUse }: AuthenticatorDeps): Authenticator {
+export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
+  const { sql, tokens, people, accessTokens, noteKeyUse } = deps
   // Keyed by hash: a memory dump of the cache must not hold keys that work.
   const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: ACCESS_CACHE_MS })
   /** Look-ups that began before the last change must not be kept. */
@@ -55,7 +59,11 @@ export function createAuthenticator({ sql, tokens, people, noteKeyUse }: Authent
     return actor
   }
 
-  async function actorOf(token: string): Promise<Actor | null> {
+  async function actorOf(token: string, organizationSlug: string | undefined): Promise<Actor | null> {
+    if (looksLikeAccessToken(token)) {
+      const grant = (await accessTokens?.find(token)) ?? null
+      return grant && (actorOfGrant(grant, organizationSlug) ?? refuse(organizationSlug ?? ''))
+    }
     if (!looksLikeApiKey(token)) return actorOfSession(token)
     const actor = await remember(sha256(token), () => findApiKey(sql, token))
     if (actor) noteKeyUse?.({ organizationId: actor.organizationId, keyId: actor.credentialId })
@@ -90,7 +98,7 @@ export function createAuthenticator({ sql, tokens, people, noteKeyUse }: Authent
       if (authorization === undefined) return authenticatePerson(credentials)
       const token = /^Bearer +(\S+)$/i.exec(authorization)?.[1]
       if (!token) throw new AppError('unauthenticated', 'Send "Authorization: Bearer <API key or session token>"')
-      const actor = await actorOf(token)
+      const actor = await actorOf(token, organizationSlug)
       if (!actor) throw new AppError('unauthenticated', 'This credential is unknown, expired or revoked')
       if (organizationSlug && organizationSlug !== actor.organizationSlug) await refuse(organizationSlug)
       return actor
@@ -99,6 +107,7 @@ export function createAuthenticator({ sql, tokens, people, noteKeyUse }: Authent
       generation++
       known.clear()
       people?.forget()
+      accessTokens?.forget()
     },
   }
 }

@@ -1,14 +1,17 @@
 import type { BetterAuthPlugin, GenericEndpointContext } from '@better-auth/core'
-import { oauthProvider } from '@better-auth/oauth-provider'
+import { oauthDeviceAuthorization, oauthProvider } from '@better-auth/oauth-provider'
 import { passkey } from '@better-auth/passkey'
 import { betterAuth } from 'better-auth'
 import { drizzleAdapter } from 'better-auth/adapters/drizzle'
 import { APIError } from 'better-auth/api'
-import { deviceAuthorization, jwt, magicLink, twoFactor } from 'better-auth/plugins'
+import { jwt, magicLink, twoFactor } from 'better-auth/plugins'
 import type { Orm } from '../../db/client.ts'
 import * as tables from '../../db/tables.ts'
 import { errorLine } from '../../lib/errors.ts'
+import { sha256 } from '../../lib/ids.ts'
 import type { Logger } from '../../lib/logger.ts'
+import { ACCESS_TOKEN_PREFIX, REFRESH_TOKEN_PREFIX } from '../accounts/access-token.ts'
+import { OAUTH_SCOPES } from '../accounts/scopes.ts'
 import { CLIENT_ADDRESS_HEADER, type createSignInHooks } from './hooks.ts'
 import type { AccountMails } from './mails.ts'
 import type { SignInProvider } from './providers/provider.ts'
@@ -45,6 +48,32 @@ const RESET_SECONDS = 3600
 const MAGIC_LINK_SECONDS = 900
 /** Tries of one address at one path and in ten seconds, over all replicas. */
 const RATE = { window: 10, max: 100 }
+
+const ACCESS_SECONDS = 3_600
+const REFRESH_SECONDS = 30 * 86_400
+/**
+ * Several processes of one client refresh at the same moment: for so long each gets what the first one got. After that an
+ * old refresh token is a stolen one, and everything the person gave that client ends.
+ */
+const ROTATION_SECONDS = 10
+/** Of one address. A person's device asks every five seconds whether it was approved, and offices share an address. */
+const OAUTH_RATES = {
+  token: { window: 60, max: 300 },
+  authorize: { window: 60, max: 60 },
+  revoke: false,
+  register: { window: 60, max: 20 },
+  introspect: false,
+  userinfo: false,
+} as const
+/**
+ * Routes of the plugins that nobody needs, or that go past what our own do besides: taking a consent back must take its
+ * tokens, a device code must not become a browser session, a code may be guessed only so often.
+ */
+const CLOSED_PATHS = [
+  ...['/token', '/device', '/device/approve', '/device/deny', '/device/token'],
+  ...['/oauth2/introspect', '/oauth2/revoke', '/oauth2/end-session', '/oauth2/userinfo', '/oauth2/continue'],
+  ...['/oauth2/delete-consent', '/oauth2/update-consent', '/oauth2/get-consent', '/oauth2/get-consents'],
+]
 
 export interface BetterAuthOptions {
   /** Origin of all links, redirect URIs and cookies. */
@@ -113,7 +142,7 @@ export function createBetterAuth(deps: BetterAuthDeps, options: BetterAuthOption
     verification: { storeIdentifier: 'hashed' },
     // What is no refusal is thrown to us; it would print the failed statement with its parameters.
     onAPIError: { errorURL: `${publicUrl}/sign-in`, throw: true },
-    disabledPaths: ['/error'],
+    disabledPaths: ['/error', ...CLOSED_PATHS],
     logger: { level: 'warn', log: (level, message, ...args) => writeLog(log, level, [message, ...args]) },
     session: { expiresIn: SESSION_SECONDS, updateAge: SESSION_NOTE_SECONDS },
     rateLimit: { enabled: true, storage: 'database', ...RATE },
@@ -142,15 +171,38 @@ export function createBetterAuth(deps: BetterAuthDeps, options: BetterAuthOption
             }),
           ]
         : []),
-      jwt({ disableSettingJwtHeader: true }),
-      deviceAuthorization({ verificationUri: `${publicUrl}/device` }),
-      oauthProvider({
-        loginPage: '/sign-in',
-        consentPage: '/consent',
-        scopes: ['openid', 'profile', 'email', 'offline_access'],
-      }),
+      ...oauthPlugins(publicUrl),
     ],
   })
+}
+
+/**
+ * The OAuth 2.1 server. `oauth-server.ts` stands before its routes and says what they must be asked; the words of people
+ * on the pages come from there too. All clients are public, so all of them prove themselves by PKCE alone.
+ */
+function oauthPlugins(publicUrl: string) {
+  return [
+    // Signs ID tokens. Its own tokens for a session are closed below.
+    jwt({ disableSettingJwtHeader: true, jwt: { issuer: publicUrl } }),
+    oauthDeviceAuthorization({ verificationUri: `${publicUrl}/device`, expiresIn: '10m', interval: '5s' }),
+    oauthProvider({
+      loginPage: '/sign-in',
+      consentPage: '/consent',
+      scopes: OAUTH_SCOPES,
+      grantTypes: ['authorization_code', 'refresh_token'],
+      allowDynamicClientRegistration: true,
+      allowUnauthenticatedClientRegistration: true,
+      accessTokenExpiresIn: ACCESS_SECONDS,
+      refreshTokenExpiresIn: REFRESH_SECONDS,
+      refreshTokenReuseInterval: ROTATION_SECONDS,
+      // Access tokens are looked up, not verified: one that was taken back is refused at once, everywhere.
+      prefix: { opaqueAccessToken: ACCESS_TOKEN_PREFIX, refreshToken: REFRESH_TOKEN_PREFIX },
+      storeTokens: { hash: async (token: string) => sha256(token) },
+      clientPrivileges: () => false,
+      resourcePrivileges: () => false,
+      rateLimit: OAUTH_RATES,
+    }),
+  ] as const
 }
 
 /** Adds the providers to those of better-auth, whose own know no other address than their makers'. */
