@@ -11,6 +11,7 @@ import { createNotifier } from './db/notify.ts'
 import { scopeToOrganization } from './db/tenant.ts'
 import { explainMissingTenantRole } from './db/tenant-role.ts'
 import { enforceEverywhere } from './domain/accounts/access.ts'
+import { createAccessTokens } from './domain/accounts/access-token.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createPersonLookup, createSessionCookies } from './domain/accounts/browser-session.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
@@ -28,6 +29,8 @@ import { COOKIE_PREFIX } from './domain/sign-in/better-auth.ts'
 import { createEnvironmentProviders, setUpOwner } from './domain/sign-in/environment.ts'
 import { findOpenInvitation } from './domain/sign-in/invitation-permit.ts'
 import { createAccountMails } from './domain/sign-in/mails.ts'
+import { createOAuthServer } from './domain/sign-in/oauth-server.ts'
+import { describePerson } from './domain/sign-in/reader.ts'
 import { createSignIn } from './domain/sign-in/sign-in.ts'
 import { checkWebhookUrl } from './domain/webhooks/check-url.ts'
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
@@ -179,7 +182,8 @@ export function createGateway(
   const { publicUrl, publicUrlFault, trustedOrigins } = config.http
   const cookies = createSessionCookies({ secret: secrets.betterAuth, publicUrl, prefix: COOKIE_PREFIX })
   const people = createPersonLookup({ sql, cookies })
-  const authenticator = createAuthenticator({ sql, tokens, people, noteKeyUse: keyUse.note })
+  const accessTokens = createAccessTokens({ sql })
+  const authenticator = createAuthenticator({ sql, tokens, people, accessTokens, noteKeyUse: keyUse.note })
   const mail = createMailTransport(config.accounts)
   const signIn = createSignIn(
     {
@@ -215,6 +219,9 @@ export function createGateway(
     ...{ authenticator, scope, envelope, redactions },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     ...{ publicUrl, trustedOrigins, trustedProxies: config.http.trustedProxies, sessionCookie: cookies.name, signIn },
+    ...{ sql, accessTokens },
+    oauth: createOAuthServer({ handle: signIn.handle, sql, signals }, { publicUrl }),
+    findReader: async (cookie) => describePerson(sql, await people.identify(cookie)),
     accounts: {
       options: async (organizationSlug) => ({
         ...{ providers: await signIn.offers(organizationSlug), mail: mail !== null, signUp: config.accounts.signUp },

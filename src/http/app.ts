@@ -1,8 +1,11 @@
 import type { MiddlewareHandler } from 'hono'
 import type { Sql } from '../db/client.ts'
+import type { AccessTokens } from '../domain/accounts/access-token.ts'
 import type { Authenticator } from '../domain/accounts/authenticate.ts'
 import type { SessionTokens } from '../domain/accounts/session-token.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
+import type { OAuthServer } from '../domain/sign-in/oauth-server.ts'
+import type { SignedInPerson } from '../domain/sign-in/reader.ts'
 import type { Signals } from '../domain/signals.ts'
 import type { TrustedProxies } from '../lib/addresses.ts'
 import type { Envelope } from '../lib/envelope.ts'
@@ -14,15 +17,19 @@ import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
 import { authenticate } from './middleware/authenticate.ts'
 import { crossOrigin } from './middleware/cross-origin.ts'
+import { resourceMetadataUrl } from './oauth/metadata.ts'
 import { createOpenApiDocument } from './openapi.ts'
 import { createHttpApp, type Router } from './router.ts'
 import { type AccountPagesDeps, accountPageRoutes } from './routes/account-pages.ts'
 import { agentRoutes } from './routes/agents.ts'
+import { appRoutes } from './routes/apps.ts'
 import { conversationRoutes } from './routes/conversations.ts'
 import { docsRoutes } from './routes/docs.ts'
 import { eventRoutes } from './routes/events.ts'
 import { healthRoutes, type Readiness } from './routes/health.ts'
 import { messageRoutes } from './routes/messages.ts'
+import { oauthRoutes } from './routes/oauth.ts'
+import { oauthPages } from './routes/oauth-pages.ts'
 import { pageRoutes } from './routes/page.ts'
 import { providerKeyRoutes } from './routes/provider-keys.ts'
 import { historyRoutes } from './routes/runs.ts'
@@ -32,6 +39,8 @@ import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
   log: Logger
+  /** The whole database: for what belongs to no organization. */
+  sql: Sql
   /** The database as one organization sees it. */
   scope(organizationId: string): Sql
   sse: SseManager
@@ -39,6 +48,10 @@ export interface GatewayAppDeps {
   signals: Signals
   tokens: SessionTokens
   authenticator: Authenticator
+  accessTokens: AccessTokens
+  oauth: OAuthServer
+  /** Who is signed in with the browser that sends this header. */
+  findReader(cookie: string | undefined): Promise<SignedInPerson | null>
   runner: LocalRunner
   post: PostOptions
   publicUrl: string
@@ -69,6 +82,9 @@ export interface GatewayAppDeps {
   webhookKey(organizationId: string): string
 }
 
+/** What needs the database. */
+const STARTING_PATHS = ['/api/*', '/sign-in/*', '/setup', '/invite/*', '/oauth/*', '/device', '/consent']
+
 /** Every route of the gateway. What comes before the authentication is open to anybody; what comes behind is not. */
 export function createGatewayApp(deps: GatewayAppDeps): Router {
   const https = deps.publicUrl.startsWith('https:')
@@ -79,10 +95,18 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', docsRoutes({ document: () => createOpenApiDocument(app, deps) }))
 
   const whileStarting = refuseWhileStarting(deps.isStarting)
-  for (const path of ['/api/*', '/sign-in/*', '/setup', '/invite/*']) app.use(path, whileStarting)
+  for (const path of STARTING_PATHS) app.use(path, whileStarting)
+  app.use(async (c, next) => {
+    c.set('resourceMetadata', resourceMetadataUrl(deps.publicUrl, c.req.path))
+    await next()
+  })
   app.route('/', accountPageRoutes({ ...deps.accounts, secureCookies: https }))
+  // Before better-auth's routes, of which they take some over.
+  app.route('/', oauthRoutes(deps))
+  app.route('/', oauthPages(deps))
   app.route('/', signInRoutes(deps))
   app.use('/api/*', authenticate(deps))
+  app.route('/', appRoutes(deps))
   app.route('/', conversationRoutes(deps))
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))

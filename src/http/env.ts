@@ -19,6 +19,8 @@ export interface Env {
     traceparent: string | undefined
     /** Ids that the request's log line will name; add with `addLogFields`. */
     logFields: Record<string, string | number | boolean>
+    /** Where a client without a credential finds out how to get one (RFC 9728); absent where it could get none. */
+    resourceMetadata?: string
     /** Who asks. Set by the authentication middleware, so present behind it. */
     actor?: Actor
     /** The database as the caller's organization sees it. Set together with `actor`. */

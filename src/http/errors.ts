@@ -84,10 +84,16 @@ export function answerError(c: Context<Env>, error: AppError): Response {
   const entry: { status: ErrorStatus; retryAfterSeconds?: number } = ERRORS[error.code]
   const retryAfterSeconds = error.retryAfterSeconds ?? entry.retryAfterSeconds
   if (retryAfterSeconds !== undefined) c.header('retry-after', String(Math.max(1, Math.ceil(retryAfterSeconds))))
-  if (error.code === 'unauthenticated') c.header('www-authenticate', 'Bearer realm="lobu"')
+  if (error.code === 'unauthenticated') c.header('www-authenticate', challenge(c))
   // The rest of such a body is not worth waiting for, so the connection is not used again.
   if (error.code === 'payload_too_large') c.header('connection', 'close')
   return respond(c, { status: entry.status, code: error.code, message: error.message, details: error.details })
+}
+
+/** How to be let in; MCP clients follow the link by themselves. https://www.rfc-editor.org/rfc/rfc9728#section-5 */
+function challenge(c: Context<Env>): string {
+  const metadata = c.get('resourceMetadata')
+  return `Bearer realm="lobu"${metadata ? `, resource_metadata="${metadata}"` : ''}`
 }
 
 /** zod-openapi's hook after validation: turns what zod found into one readable `invalid_request`. */

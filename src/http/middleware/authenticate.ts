@@ -4,8 +4,8 @@ import type { Origin } from '../../domain/accounts/actor.ts'
 import type { Authenticator } from '../../domain/accounts/authenticate.ts'
 import type { Env } from '../env.ts'
 
-/** `/api/{org}/…`; `v1` is the agent API, where the header names the organization; `auth` is better-auth's. */
-const ORGANIZATION_PATH = /^\/api\/(?!v1\/|auth\/)([^/]+)\//
+/** `/api/{org}/…`; `v1` is the agent API, where the header names the organization; `account` is what belongs to a person. */
+const ORGANIZATION_PATH = /^\/api\/(?!v1\/|auth\/|account\/)([^/]+)\//
 
 const USER_AGENT_CHARS_MAX = 300
 
