@@ -126,6 +126,9 @@ interface Operation {
   path: string
 }
 
+/** What belongs to a person and no organization: only a browser session opens it. */
+const isPersonal = (path: string) => path.startsWith('/api/account/')
+
 /** Every operation of the published document that names something in its path, whatever routes there will be. */
 async function operationsWithIds(cluster: Cluster): Promise<Operation[]> {
   const { body } = await cluster.call('GET', '/api/docs/openapi.json', { token: null })
@@ -139,7 +142,13 @@ test('nothing of an organization can be reached, or told from nothing, with a ke
   const { conversation, runId } = await makeVictim(cluster)
   const before = await readAll(cluster, conversation)
   const stranger = await makeOrganization(cluster)
-  const names: Record<string, string> = { id: conversation.id, runId, org: 'default', agentId: 'victims-agent' }
+  const names: Record<string, string> = {
+    id: conversation.id,
+    runId,
+    org: 'default',
+    agentId: 'victims-agent',
+    clientId: 'lobu-cli',
+  }
   const operations = await operationsWithIds(cluster)
   expect(operations.length).toBeGreaterThan(10)
   for (const { method, path } of operations) {
@@ -151,7 +160,8 @@ test('nothing of an organization can be reached, or told from nothing, with a ke
       string
     >[]) {
       const answer = await cluster.call(method, named, { token: stranger.key, ...body, headers })
-      const expected = path.includes('{org}') || headers['x-lobu-org'] === 'default' ? [403, 404] : [404]
+      const forbidden = path.includes('{org}') || isPersonal(path) || headers['x-lobu-org'] === 'default'
+      const expected = forbidden ? [403, 404] : [404]
       expectRefused(answer, expected, `${method} ${path} as a stranger`)
       // The same as for what does not exist at all.
       expect(answer.text).not.toContain(conversation.id)
@@ -184,12 +194,22 @@ test('a session token is good for its own conversation and for nothing else', as
   const { conversation, runId } = await makeVictim(cluster)
   const { token } = await cluster.open()
   const before = await readAll(cluster, conversation)
-  const names: Record<string, string> = { id: conversation.id, runId, org: 'default', agentId: 'victims-agent' }
+  const names: Record<string, string> = {
+    id: conversation.id,
+    runId,
+    org: 'default',
+    agentId: 'victims-agent',
+    clientId: 'lobu-cli',
+  }
   for (const { method, path } of await operationsWithIds(cluster)) {
     const named = path.replace(/\{(\w+)\}/g, (_, name) => names[name] ?? '')
     const body = method === 'GET' || method === 'DELETE' ? {} : { body: { content: 'x', agentId: 'stolen', name: 'x' } }
     const answer = await cluster.call(method, named, { token, ...body })
-    expectRefused(answer, path.includes('{org}') ? [403] : [404], `${method} ${path} with another session`)
+    expectRefused(
+      answer,
+      path.includes('{org}') || isPersonal(path) ? [403] : [404],
+      `${method} ${path} with another session`,
+    )
   }
   expectRefused(await cluster.call('POST', '/api/v1/agents', { token, body: {} }), [403], 'POST /api/v1/agents')
   expectRefused(await cluster.call('GET', '/api/v1/agents', { token }), [403], 'GET /api/v1/agents')
