@@ -6,6 +6,7 @@
 import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
+import { benchAccounts } from './accounts.ts'
 import { benchDelivery } from './delivery.ts'
 import { benchQueue } from './queue.ts'
 import { benchStarts } from './starts.ts'
@@ -19,6 +20,7 @@ const suites: Record<string, () => Promise<Row[]>> = {
   queue: benchQueue,
   walls: benchWalls,
   starts: benchStarts,
+  accounts: benchAccounts,
 }
 
 const chosen = process.argv.slice(2)

@@ -15,7 +15,13 @@ const TARGET = new URL('../docs/openapi.json', import.meta.url)
 export function renderOpenApi(): { current: string; rendered: string } {
   // No request is made, so the parts behind the routes are not needed.
   const log = createLogger({ level: 'silent', pretty: false })
-  const app = createGatewayApp({ log, version: VERSION, post: {} } as never)
+  const app = createGatewayApp({
+    log,
+    version: VERSION,
+    post: {},
+    publicUrl: 'https://gateway',
+    trustedOrigins: [],
+  } as never)
   const rendered = `${JSON.stringify(createOpenApiDocument(app, { version: VERSION }), null, 2)}\n`
   return { current: readFileSync(TARGET, { encoding: 'utf8', flag: 'a+' }), rendered }
 }

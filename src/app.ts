@@ -3,25 +3,39 @@ import { join } from 'node:path'
 import { modelProviders } from './adapters/llm/index.ts'
 import { createModelProxy } from './adapters/llm/proxy.ts'
 import { resolveModel } from './adapters/llm/resolve-model.ts'
+import { createMailTransport } from './adapters/mail/index.ts'
+import { createGuardedCall } from './adapters/outbound/guarded-call.ts'
 import { createGuardedFetch } from './adapters/outbound/guarded-fetch.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './db/client.ts'
 import { createNotifier } from './db/notify.ts'
 import { scopeToOrganization } from './db/tenant.ts'
 import { explainMissingTenantRole } from './db/tenant-role.ts'
+import { enforceEverywhere } from './domain/accounts/access.ts'
+import { createAccessTokens } from './domain/accounts/access-token.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
+import { createPersonLookup, createSessionCookies } from './domain/accounts/browser-session.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
 import { createKeyUse } from './domain/keys/note-use.ts'
 import { createBudgets } from './domain/limits/budget.ts'
 import { createLimitBook } from './domain/limits/limits.ts'
 import { createRateLimiter } from './domain/limits/rate-limiter.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
+import { acceptInvitation } from './domain/organizations/accept-invitation.ts'
 import { createRetention } from './domain/retention.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
 import { checkEncryptionKeys } from './domain/secrets/canary.ts'
 import { createModelChooser } from './domain/secrets/choose-model.ts'
 import { createSecretsEnvelope, type EncryptionSettings } from './domain/secrets/keys.ts'
 import { createProviderKeys } from './domain/secrets/provider-keys.ts'
+import { readSecrets } from './domain/secrets/store.ts'
+import { COOKIE_PREFIX } from './domain/sign-in/better-auth.ts'
+import { createEnvironmentProviders, setUpOwner } from './domain/sign-in/environment.ts'
+import { findOpenInvitation } from './domain/sign-in/invitation-permit.ts'
+import { createAccountMails } from './domain/sign-in/mails.ts'
+import { createOAuthServer } from './domain/sign-in/oauth-server.ts'
+import { describePerson } from './domain/sign-in/reader.ts'
+import { createSignIn } from './domain/sign-in/sign-in.ts'
 import { createPrices } from './domain/usage/prices.ts'
 import { createUsageRollUp } from './domain/usage/roll-up.ts'
 import { checkWebhookUrl } from './domain/webhooks/check-url.ts'
@@ -181,23 +195,62 @@ export function createGateway(
     settle: runner.settle,
     hasWorker: (organizationId, conversationId) => pool.has(`${organizationId}/${conversationId}`),
   }
-  const authenticator = createAuthenticator({ sql, tokens, noteKeyUse: keyUse.note })
-  /** What is remembered of callers, of their keys and limits, and does not count any more after a change. */
+  const { publicUrl, publicUrlFault, trustedOrigins } = config.http
+  const cookies = createSessionCookies({ secret: secrets.betterAuth, publicUrl, prefix: COOKIE_PREFIX })
+  const people = createPersonLookup({ sql, cookies })
+  const accessTokens = createAccessTokens({ sql })
+  const authenticator = createAuthenticator({ sql, tokens, people, accessTokens, noteKeyUse: keyUse.note })
+  const mail = createMailTransport(config.accounts)
+  const signIn = createSignIn(
+    {
+      ...{ sql, orm: db.orm, log, accessChanged: signals.accessChanged },
+      accessLost: () => enforceEverywhere(signals),
+      mails: mail && createAccountMails({ transport: mail, log }),
+      providers: createEnvironmentProviders(
+        { call: createGuardedCall({ allowedHosts: [], anyAddress: true }) },
+        config.accounts,
+      ),
+      callOutside: createGuardedCall(config.webhooks),
+      readClientSecret: async (organizationId, providerId) => {
+        const place = { organizationId, agentId: '', kind: 'oidc' as const, names: [providerId] }
+        const [secret] = await readSecrets(sql, envelope, place)
+        return secret?.value ?? null
+      },
+    },
+    {
+      ...{ publicUrl, trustedOrigins, secret: secrets.betterAuth, signUp: config.accounts.signUp },
+      requireVerifiedEmail: mail !== null && config.accounts.signUp === 'open',
+    },
+  )
+  /** What is remembered of callers, their keys and limits, and of how people sign in, and does not count any more after a change. */
   const access = {
     forget() {
       authenticator.forget()
       providerKeys.forget()
       limits.forget()
+      signIn.forget()
     },
   }
   const app = createGatewayApp({
     ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
-    publicUrl: config.http.publicUrl,
     ...{ authenticator, scope, envelope, redactions },
     ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     singleOrganization: config.accounts.singleOrganization,
     pool: sql,
+    ...{ publicUrl, trustedOrigins, trustedProxies: config.http.trustedProxies, sessionCookie: cookies.name, signIn },
+    accessTokens,
+    oauth: createOAuthServer({ handle: signIn.handle, sql, signals }, { publicUrl }),
+    findReader: async (cookie) => describePerson(sql, await people.identify(cookie)),
+    accounts: {
+      options: async (organizationSlug) => ({
+        ...{ providers: await signIn.offers(organizationSlug), mail: mail !== null, signUp: config.accounts.signUp },
+      }),
+      setUp: (args) => setUpOwner({ sql, signIn }, args),
+      findInvitation: (token) => findOpenInvitation(sql, token),
+      accept: (args) => acceptInvitation({ sql, signals }, args),
+      identify: people.identify,
+    },
     post: {
       ...{ replica, leaseMs: queue.leaseMs, depthMax: queue.depthMax },
       ...{ organizationMax: queue.orgRunsMax, workerIdleMs: workers.idleMs },
@@ -212,6 +265,7 @@ export function createGateway(
         phase: () => phase,
         schema: () => schema,
         wallFault: () => wallFault,
+        publicUrlFault,
         workers: pool.snapshot,
         streams: sse.count,
       },
@@ -264,6 +318,7 @@ export function createGateway(
     await server.stop({ graceMs: HTTP_GRACE_MS })
     await Promise.all([pool.stop(), replies.stop()])
     await modelProxy.close()
+    await mail?.close()
     await Promise.all(loops.map((loop) => loop.stop()))
     await stopHearing()
     await notifier.stop()

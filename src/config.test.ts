@@ -132,6 +132,9 @@ describe('words and URLs', () => {
     ['DEFAULT_MODEL', ['demo/demo', 'openai/gpt-5-mini', 'openai-compatible/a/b'], ['gpt-5', 'mistral/x', 'openai/']],
     ['PUBLIC_WEB_URL', ['https://lobu.test', 'http://localhost:1'], ['lobu.test', 'ftp://lobu.test', '//lobu.test']],
     ['ANTHROPIC_BASE_URL', ['https://proxy.test/v1'], ['proxy.test']],
+    ['SIGN_UP', ['invited', 'open'], ['closed']],
+    ['TRUSTED_PROXY', ['*', '10.0.0.0/8', '10.0.0.1, fd00::/8'], ['proxy', '10.0.0.0/33', '10.0.0.1 10.0.0.2']],
+    ['TRUSTED_ORIGINS', ['https://a.test', 'https://a.test/, http://b.test:1'], ['a.test', 'https://a.test/x', '*']],
     ['OPENAI_COMPATIBLE_BASE_URL', ['http://127.0.0.1:11434/v1'], ['localhost:11434']],
     [
       'DATABASE_URL',
@@ -159,12 +162,33 @@ describe('words and URLs', () => {
     expect(models.providers['openai-compatible'].baseUrl).toBe('http://local.test')
   })
 
+  test('the public URL is spelt as browsers spell an origin, since it is compared with theirs', () => {
+    expect(parseConfig({ PUBLIC_WEB_URL: 'HTTPS://Lobu.Test:443/' }).http.publicUrl).toBe('https://lobu.test')
+  })
+
   test('SKIP_MIGRATIONS: any value counts, also 0 and false; nothing does not', () => {
     for (const value of ['1', 'true', '0', 'false']) {
       expect(parseConfig({ SKIP_MIGRATIONS: value }).db.skipMigrations).toBe(true)
     }
     expect(parseConfig({ SKIP_MIGRATIONS: '' }).db.skipMigrations).toBe(false)
   })
+})
+
+test('settings that mean nothing alone come together, or the missing ones are named', () => {
+  expect(namesOf({ SMTP_URL: 'smtp://mail.test' })).toEqual(['MAIL_FROM'])
+  expect(namesOf({ GOOGLE_CLIENT_ID: 'a' })).toEqual(['GOOGLE_CLIENT_SECRET'])
+  expect(namesOf({ GITHUB_CLIENT_SECRET: 'a' })).toEqual(['GITHUB_CLIENT_ID'])
+  expect(namesOf({ OIDC_ISSUER: 'https://a.test' })).toEqual(['OIDC_CLIENT_ID', 'OIDC_CLIENT_SECRET'])
+  const { accounts } = parseConfig({ OIDC_ISSUER: 'https://a.test', OIDC_CLIENT_ID: 'a', OIDC_CLIENT_SECRET: 'b' })
+  expect(accounts.oidc).toMatchObject({ issuer: 'https://a.test', role: null })
+})
+
+test('a public URL that is missing or not https is a fault in production, and only there', () => {
+  const fault = (url?: string) => parseConfig({ ...PRODUCTION, PUBLIC_WEB_URL: url }).http.publicUrlFault
+  expect(fault()).toMatch(/is not set/)
+  expect(fault('http://lobu.test')).toMatch(/is not https/)
+  expect(fault('https://lobu.test')).toBeNull()
+  expect(parseConfig({}).http.publicUrlFault).toBeNull()
 })
 
 describe('faults', () => {

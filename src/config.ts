@@ -1,4 +1,6 @@
 import { z } from 'zod'
+import { accountSettings, incompletePairs, publicUrlFault, readOrigins } from './config/accounts.ts'
+import { parseTrustedProxies } from './lib/addresses.ts'
 
 const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
 const count = (fallback: number, min = 1, max = 1_000_000) =>
@@ -12,6 +14,20 @@ const flag = z
 const postgresUrl = z.string().regex(/^postgres(ql)?:\/\//, 'must be a postgres:// or postgresql:// URL')
 const httpUrl = z.url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
 const baseUrl = (fallback: string) => httpUrl.default(fallback).transform((url) => url.replace(/\/+$/, ''))
+
+/** Comma separated; each is read by `read`, which throws for one that it does not take. */
+const readBy = <T>(read: (text: string) => T) =>
+  z
+    .string()
+    .default('')
+    .transform((text, ctx) => {
+      try {
+        return read(text)
+      } catch (error) {
+        ctx.addIssue({ code: 'custom', message: (error as Error).message })
+        return z.NEVER
+      }
+    })
 
 /** Values that documentation prints where a secret belongs. Single words are not among them: a passphrase has those. */
 const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
@@ -32,7 +48,46 @@ const Env = z.object({
   /** Address to listen on. Empty: all addresses in production, loopback otherwise. */
   HOST: z.string().optional(),
   /** Origin under which clients reach the gateway; links and callbacks are built from it. Empty: http://localhost and `PORT`. */
-  PUBLIC_WEB_URL: httpUrl.transform((url) => url.replace(/\/+$/, '')).optional(),
+  PUBLIC_WEB_URL: httpUrl.transform((url) => new URL(url).href.replace(/\/+$/, '')).optional(),
+
+  /** Further origins (comma separated) whose pages may call with a signed-in person's cookie and may be returned to after signing in. */
+  TRUSTED_ORIGINS: readBy(readOrigins),
+  /** Proxies whose `X-Forwarded-For` counts: addresses and ranges (comma separated), or `*` for whoever connects. Empty: nobody's. */
+  TRUSTED_PROXY: readBy(parseTrustedProxies),
+
+  /** Who may make an account: `invited` (with a link, or from a provider that lets people in) or `open` (everybody). */
+  SIGN_UP: z.enum(['invited', 'open']).default('invited'),
+  /** Mail server, `smtp://user:password@host:587` or `smtps://…`. Empty: no mail is sent, and what needs it is off. */
+  SMTP_URL: z
+    .string()
+    .regex(/^smtps?:\/\/./, 'must be an smtp:// or smtps:// URL')
+    .optional(),
+  /** Sender of all mail, `Name <address>` or the address alone. */
+  MAIL_FROM: z.string().optional(),
+  /** OAuth client at Google; its redirect URI is `PUBLIC_WEB_URL` and `/api/auth/callback/google`, likewise below. */
+  GOOGLE_CLIENT_ID: z.string().optional(),
+  /** Its secret. */
+  GOOGLE_CLIENT_SECRET: z.string().optional(),
+  /** Google's issuer. */
+  GOOGLE_ISSUER_URL: baseUrl('https://accounts.google.com'),
+  /** OAuth app at GitHub. */
+  GITHUB_CLIENT_ID: z.string().optional(),
+  /** Its secret. */
+  GITHUB_CLIENT_SECRET: z.string().optional(),
+  /** GitHub, or an Enterprise Server. */
+  GITHUB_BASE_URL: baseUrl('https://github.com'),
+  /** Its API; of an Enterprise Server `https://<host>/api/v3`. */
+  GITHUB_API_URL: baseUrl('https://api.github.com'),
+  /** Issuer of any OpenID Connect provider; its discovery document lies below it. The callback ends in `/oidc`. */
+  OIDC_ISSUER: httpUrl.optional(),
+  /** Client there. */
+  OIDC_CLIENT_ID: z.string().optional(),
+  /** Its secret. */
+  OIDC_CLIENT_SECRET: z.string().optional(),
+  /** What the button says. */
+  OIDC_NAME: z.string().default('Single sign-on'),
+  /** Whoever the provider knows becomes a member of the default organization with this role. Empty: an invitation is needed. */
+  OIDC_ROLE: z.enum(['admin', 'member', 'viewer']).optional(),
 
   /** Postgres 15–18 with pgvector. Empty: the embedded database in `LOBU_DATA_DIR`. */
   DATABASE_URL: postgresUrl.optional(),
@@ -150,7 +205,7 @@ const Env = z.object({
   LOG_PRETTY: flag.optional(),
 })
 
-type Env = z.infer<typeof Env>
+export type Env = z.infer<typeof Env>
 export type Config = ReturnType<typeof parseConfig>
 
 /** Thrown by `parseConfig`; its message names every bad variable at once and never a value. */
@@ -174,7 +229,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
   const given = dropEmpty(env)
   const parsed = Env.safeParse(given)
   const faults = parsed.success ? [] : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
-  faults.push(...productionFaults(given))
+  faults.push(...productionFaults(given), ...incompletePairs(given))
   if (!parsed.success || faults.length > 0) throw new ConfigError(faults)
   const e = parsed.data
   const production = e.NODE_ENV === 'production'
@@ -185,6 +240,18 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       port: e.PORT,
       host: e.HOST ?? (production ? '0.0.0.0' : '127.0.0.1'),
       publicUrl: e.PUBLIC_WEB_URL ?? `http://localhost:${e.PORT || DEFAULT_PORT}`,
+      publicUrlFault: production ? publicUrlFault(e.PUBLIC_WEB_URL) : null,
+      // Whoever develops opens the page by either name.
+      trustedOrigins:
+        production || e.PUBLIC_WEB_URL !== undefined
+          ? e.TRUSTED_ORIGINS
+          : [...e.TRUSTED_ORIGINS, `http://127.0.0.1:${e.PORT || DEFAULT_PORT}`],
+      trustedProxies: e.TRUSTED_PROXY,
+    },
+    accounts: {
+      ...accountSettings(e),
+      singleOrganization: e.SINGLE_ORGANIZATION,
+      auditKeepDays: e.AUDIT_KEEP_DAYS,
     },
     db: {
       url: e.DATABASE_URL,
@@ -199,7 +266,6 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       encryption: e.ENCRYPTION_KEY,
       encryptionOld: listOf(e.ENCRYPTION_KEYS_OLD),
     },
-    accounts: { singleOrganization: e.SINGLE_ORGANIZATION, auditKeepDays: e.AUDIT_KEEP_DAYS },
     queue: {
       leaseMs: e.RUN_LEASE_SECONDS * 1000,
       attemptsMax: e.RUN_ATTEMPTS_MAX,

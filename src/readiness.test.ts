@@ -147,6 +147,7 @@ async function createStage(world: World, wrap: (db: Database) => Database = (db)
     phase: () => state.phase,
     schema: () => state.schema,
     wallFault: () => null,
+    publicUrlFault: null,
     loops,
     workers: () => ({ workers: 2, busy: 1, warm: 1, max: 8, isolation: 'advisory' }),
     streams: () => 7,

@@ -11,6 +11,8 @@ export interface ReadinessDeps {
   schema(): { applied: number; known: number; behind: string[] } | null
   /** Why row-level security is off; null when it is on. */
   wallFault(): string | null
+  /** What is wrong with the public URL; null when nothing is. */
+  publicUrlFault: string | null
   loops: Loop[]
   workers(): { workers: number; busy: number; warm: number; max: number; isolation: string }
   streams(): number
@@ -42,6 +44,7 @@ export function createReadiness(deps: ReadinessDeps): () => Promise<Readiness> {
       queue: checkLoops(deps.loops, phase),
       workers: { state: phase === 'starting' ? 'starting' : 'ok', detail: `isolation: ${deps.workers().isolation}` },
       streams: { state: 'ok', detail: `${deps.streams()} open` },
+      'sign-in': { state: 'ok', detail: deps.publicUrlFault ?? 'cookies, links and callbacks by PUBLIC_WEB_URL' },
     }
     const ready = Object.values(subsystems).every((part) => part.state === 'ok')
     const schema = deps.schema()

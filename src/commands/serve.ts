@@ -2,6 +2,7 @@ import { createGateway, openGatewayDatabase } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Database } from '../db/client.ts'
 import { bootstrap, needsBootstrap } from '../domain/accounts/bootstrap.ts'
+import { createSetupLink } from '../domain/sign-in/setup.ts'
 import { errorLine } from '../lib/errors.ts'
 import { createLogger, type Logger } from '../lib/logger.ts'
 import { createRedactions } from '../lib/redactions.ts'
@@ -16,7 +17,7 @@ export async function serve(config: Config): Promise<number> {
   const secrets = completeSecrets(config)
   const redactions = createRedactions(knownSecrets(config, secrets))
   const log = createLogger({ ...config.log, redactions })
-  warnAboutPublicUrl(config, log)
+  if (config.http.publicUrlFault !== null) log.error(config.http.publicUrlFault)
   warnAboutUnusedModels(config, log)
   // From the first moment on: without a handler the first process of a container does not even see the signal.
   const asked = untilAskedToStop(config, log)
@@ -73,9 +74,18 @@ function untilAskedToStop({ shutdown: { graceMs } }: Config, log: Logger): Promi
 async function announce({ config, db, log }: { config: Config; db: Database; log: Logger }, port: number) {
   const url = `http://localhost:${port}`
   log.info({ url, database: db.kind, model: config.models.defaultModel, isolation: 'advisory' }, 'gateway ready')
-  if (config.mode !== 'development' || !(await needsBootstrap(db.sql))) return
-  const made = await bootstrap(db.sql, { onlyFirst: true })
+  const isFirst = config.mode === 'development' && (await needsBootstrap(db.sql))
+  const made = isFirst ? await bootstrap(db.sql, { onlyFirst: true }) : null
   if (made) process.stdout.write(firstSteps(url, made.token))
+  await offerSetup({ config, db, log })
+}
+
+/** While nobody could sign in: the way to become the owner. The one credential that is meant for whoever reads the log. */
+async function offerSetup({ config, db, log }: { config: Config; db: Database; log: Logger }) {
+  const token = await createSetupLink(db.sql)
+  if (token === null) return
+  const link = `${config.http.publicUrl}/setup#token=${token}`
+  log.warn({ link }, 'nobody can sign in yet: open the link, which works once and for a day, to become the owner')
 }
 
 /** Printed once and past the log, which keeps no keys. */
@@ -97,11 +107,6 @@ function firstSteps(url: string, token: string): string {
     curl -N ${url}/api/v1/agents/$ID/events -H "authorization: Bearer $LOBU_KEY"
 
 `
-}
-
-function warnAboutPublicUrl(config: Config, log: Logger) {
-  if (config.mode !== 'production' || !config.http.publicUrl.startsWith('http://localhost')) return
-  log.warn('PUBLIC_WEB_URL is not set: links and callbacks will point to http://localhost:8787')
 }
 
 /** A server of one's own has no model that everybody knows; without a name, its address changes nothing. */

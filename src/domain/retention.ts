@@ -6,6 +6,7 @@ import { pruneLog } from '../sse/event-log.ts'
 import { pruneAudit } from './audit/prune.ts'
 import { removeStagedFiles } from './files/files.ts'
 import { removeIdleBuckets } from './limits/bucket.ts'
+import { removeExpiredGrants } from './sign-in/oauth-tokens.ts'
 
 /** What is removed in one statement at most, so that none of them locks for long. A file may be 50 MB. */
 const TURNS_MAX = 200
@@ -14,6 +15,7 @@ const DEAD_LETTERS_MAX = 500
 const ORPHANS_MAX = 500
 const AUDIT_MAX = 500
 const BUCKETS_MAX = 500
+const GRANTS_MAX = 500
 const DEAD_LETTERS_KEEP_DAYS = 30
 
 /**
@@ -33,6 +35,7 @@ export function createRetention(
       pruneAudit(sql, { keepDays: options.auditKeepDays, rowsMax: AUDIT_MAX }).then((removed) => removed === AUDIT_MAX),
       removeOrphanedReplies(sql, { rowsMax: ORPHANS_MAX }).then((removed) => removed === ORPHANS_MAX),
       removeIdleBuckets(sql, { rowsMax: BUCKETS_MAX }).then((removed) => removed === BUCKETS_MAX),
+      removeExpiredGrants(sql, { rowsMax: GRANTS_MAX }).then((removed) => removed === GRANTS_MAX),
     ]
     const outcomes = await Promise.allSettled(removals)
     const failed = outcomes.find((outcome) => outcome.status === 'rejected')

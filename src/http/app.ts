@@ -1,12 +1,16 @@
 import type { MiddlewareHandler } from 'hono'
 import type { Sql } from '../db/client.ts'
+import type { AccessTokens } from '../domain/accounts/access-token.ts'
 import type { Authenticator } from '../domain/accounts/authenticate.ts'
 import type { SessionTokens } from '../domain/accounts/session-token.ts'
 import type { Budgets } from '../domain/limits/budget.ts'
 import type { DefaultLimits } from '../domain/limits/limits.ts'
 import type { RateLimiter } from '../domain/limits/rate-limiter.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
+import type { OAuthServer } from '../domain/sign-in/oauth-server.ts'
+import type { SignedInPerson } from '../domain/sign-in/reader.ts'
 import type { Signals } from '../domain/signals.ts'
+import type { TrustedProxies } from '../lib/addresses.ts'
 import type { Envelope } from '../lib/envelope.ts'
 import { AppError } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
@@ -15,10 +19,14 @@ import type { SseManager } from '../sse/manager.ts'
 import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
 import { authenticate, organizationIn } from './middleware/authenticate.ts'
+import { crossOrigin } from './middleware/cross-origin.ts'
 import { limitRate } from './middleware/limit-rate.ts'
+import { resourceMetadataUrl } from './oauth/metadata.ts'
 import { createOpenApiDocument } from './openapi.ts'
 import { createHttpApp, type Router } from './router.ts'
+import { type AccountPagesDeps, accountPageRoutes } from './routes/account-pages.ts'
 import { agentRoutes } from './routes/agents.ts'
+import { appRoutes } from './routes/apps.ts'
 import { auditRoutes } from './routes/audit.ts'
 import { conversationRoutes } from './routes/conversations.ts'
 import { docsRoutes } from './routes/docs.ts'
@@ -27,12 +35,15 @@ import { healthRoutes, type Readiness } from './routes/health.ts'
 import { limitRoutes } from './routes/limits.ts'
 import { memberRoutes } from './routes/members.ts'
 import { messageRoutes } from './routes/messages.ts'
+import { oauthRoutes } from './routes/oauth.ts'
+import { oauthPages } from './routes/oauth-pages.ts'
 import { organizationRoutes } from './routes/organizations.ts'
 import { ownOrganizationRoutes } from './routes/own-organizations.ts'
 import { pageRoutes } from './routes/page.ts'
 import { providerKeyRoutes } from './routes/provider-keys.ts'
 import { historyRoutes } from './routes/runs.ts'
 import { secretRoutes } from './routes/secrets.ts'
+import { type SignInRoutesDeps, signInRoutes } from './routes/sign-in.ts'
 import { tokenRoutes } from './routes/tokens.ts'
 import { usageRoutes } from './routes/usage.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
@@ -51,10 +62,20 @@ export interface GatewayAppDeps {
   rates: RateLimiter
   budgets: Budgets
   defaultLimits: DefaultLimits
+  singleOrganization: boolean
+  accessTokens: AccessTokens
+  oauth: OAuthServer
+  /** Who is signed in with the browser that sends this header. */
+  findReader(cookie: string | undefined): Promise<SignedInPerson | null>
   runner: LocalRunner
   post: PostOptions
   publicUrl: string
-  singleOrganization: boolean
+  trustedOrigins: readonly string[]
+  trustedProxies: TrustedProxies
+  /** Name of the cookie of signed-in people. */
+  sessionCookie: string
+  signIn: SignInRoutesDeps['signIn']
+  accounts: Omit<AccountPagesDeps, 'secureCookies'>
   version: string
   /** True until the parts behind the routes work. */
   isStarting(): boolean
@@ -76,14 +97,32 @@ export interface GatewayAppDeps {
   webhookKey(organizationId: string): string
 }
 
+/** What needs the database. */
+const STARTING_PATHS = ['/api/*', '/sign-in/*', '/setup', '/invite/*', '/oauth/*', '/device', '/consent']
+
 /** Every route of the gateway. What comes before the authentication is open to anybody; what comes behind is not. */
 export function createGatewayApp(deps: GatewayAppDeps): Router {
-  const app = createHttpApp(deps)
+  const https = deps.publicUrl.startsWith('https:')
+  const sql = deps.pool
+  const app = createHttpApp({ ...deps, https })
+  app.use(crossOrigin(deps))
   app.route('/', healthRoutes(deps))
   app.route('/', pageRoutes())
   app.route('/', docsRoutes({ document: () => createOpenApiDocument(app, deps) }))
 
-  app.use('/api/*', refuseWhileStarting(deps.isStarting), authenticate(deps), limitRate(deps))
+  const whileStarting = refuseWhileStarting(deps.isStarting)
+  for (const path of STARTING_PATHS) app.use(path, whileStarting)
+  app.use(async (c, next) => {
+    c.set('resourceMetadata', resourceMetadataUrl(deps.publicUrl, c.req.path))
+    await next()
+  })
+  app.route('/', accountPageRoutes({ ...deps.accounts, secureCookies: https }))
+  // Before better-auth's routes, of which they take some over.
+  app.route('/', oauthRoutes({ ...deps, sql }))
+  app.route('/', oauthPages({ ...deps, sql }))
+  app.route('/', signInRoutes(deps))
+  app.use('/api/*', authenticate(deps), limitRate(deps))
+  app.route('/', appRoutes({ ...deps, sql }))
   app.route('/', conversationRoutes(deps))
   app.route('/', messageRoutes({ ...deps, options: deps.post }))
   app.route('/', eventRoutes({ ...deps, replica: deps.post.replica }))

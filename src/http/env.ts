@@ -13,10 +13,14 @@ export interface Env {
     requestId: string
     /** Writes `requestId` on every line. */
     log: Logger
+    /** The address that the request came from; of a client behind a proxy only when settings believe the proxy. */
+    clientAddress: string | undefined
     /** W3C trace context of the caller, only when well-formed. https://www.w3.org/TR/trace-context/ */
     traceparent: string | undefined
     /** Ids that the request's log line will name; add with `addLogFields`. */
     logFields: Record<string, string | number | boolean>
+    /** Where a client without a credential finds out how to get one (RFC 9728); absent where it could get none. */
+    resourceMetadata?: string
     /** Who asks. Set by the authentication middleware, so present behind it. */
     actor?: Actor
     /** A person who is signed in and in no organization yet; only where that is enough. */

@@ -12,6 +12,11 @@ const ERRORS = {
   model_unavailable: { status: 400, meaning: 'The provider of this model is not configured here' },
   unauthenticated: { status: 401, meaning: 'No credential, or one that is unknown, expired or revoked' },
   forbidden: { status: 403, meaning: 'The credential may not do this' },
+  no_organization: { status: 403, meaning: 'Signed in, but a member of no organization' },
+  cross_origin: {
+    status: 403,
+    meaning: 'A page of another origin may not do this with the cookie of a signed-in person',
+  },
   not_found: { status: 404, meaning: 'No such thing in this organization' },
   method_not_allowed: { status: 405, meaning: 'The path exists, the method does not' },
   conflict: { status: 409, meaning: 'Contradicts what is stored' },
@@ -85,10 +90,16 @@ export function answerError(c: Context<Env>, error: AppError): Response {
   const entry: { status: ErrorStatus; retryAfterSeconds?: number } = ERRORS[error.code]
   const retryAfterSeconds = error.retryAfterSeconds ?? entry.retryAfterSeconds
   if (retryAfterSeconds !== undefined) c.header('retry-after', String(Math.max(1, Math.ceil(retryAfterSeconds))))
-  if (error.code === 'unauthenticated') c.header('www-authenticate', 'Bearer realm="lobu"')
+  if (error.code === 'unauthenticated') c.header('www-authenticate', challenge(c))
   // The rest of such a body is not worth waiting for, so the connection is not used again.
   if (error.code === 'payload_too_large') c.header('connection', 'close')
   return respond(c, { status: entry.status, code: error.code, message: error.message, details: error.details })
+}
+
+/** How to be let in; MCP clients follow the link by themselves. https://www.rfc-editor.org/rfc/rfc9728#section-5 */
+function challenge(c: Context<Env>): string {
+  const metadata = c.get('resourceMetadata')
+  return `Bearer realm="lobu"${metadata ? `, resource_metadata="${metadata}"` : ''}`
 }
 
 /** zod-openapi's hook after validation: turns what zod found into one readable `invalid_request`. */

@@ -17,7 +17,7 @@ export function createOpenApiDocument(app: Router, { version }: { version: strin
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', {
     type: 'http',
     scheme: 'bearer',
-    description: 'An API key (`lobu_…`) or the session token of a conversation',
+    description: 'An API key (`lobu_…`), an OAuth access token (`lobuat_…`) or the session token of a conversation',
   })
   return app.getOpenAPI31Document({
     openapi: '3.1.0',

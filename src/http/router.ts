@@ -3,11 +3,10 @@ import type { Context } from 'hono'
 import { METHODS } from 'hono/router'
 import { getPath } from 'hono/utils/url'
 import { AppError } from '../lib/errors.ts'
-import type { Logger } from '../lib/logger.ts'
 import { jsonBody } from './body.ts'
 import type { Env } from './env.ts'
 import { answerError, handleError, refuseInvalid } from './errors.ts'
-import { context } from './middleware/context.ts'
+import { type ContextDeps, context } from './middleware/context.ts'
 
 export type { Env } from './env.ts'
 export { errors } from './errors.ts'
@@ -40,9 +39,9 @@ export function createRouter(): Router {
  * The application that all routers are mounted on: request context, access log, JSON for every error and for unknown
  * paths and methods. `/lobu/api/v1/…` and `/lobu/api/docs…` are routed as the same paths without the prefix.
  */
-export function createHttpApp({ log }: { log: Logger }): Router {
+export function createHttpApp(deps: ContextDeps): Router {
   const app = new OpenAPIHono<Env>({ defaultHook: refuseInvalid, getPath: routedPath })
-  app.use(context({ log }))
+  app.use(context(deps))
   app.onError(handleError)
   app.notFound((c) => answerError(c, refusal(app, c)))
   return app

@@ -3,6 +3,8 @@ export type ErrorCode =
   | 'invalid_request'
   | 'unauthenticated'
   | 'forbidden'
+  | 'no_organization'
+  | 'cross_origin'
   | 'not_found'
   | 'method_not_allowed'
   | 'conflict'

@@ -126,6 +126,9 @@ interface Operation {
   path: string
 }
 
+/** What belongs to a person and no organization: only a browser session opens it. */
+const isPersonal = (path: string) => path.startsWith('/api/account/')
+
 /** Every operation of the published document that names something in its path, whatever routes there will be. */
 async function operationsWithIds(cluster: Cluster): Promise<Operation[]> {
   const { body } = await cluster.call('GET', '/api/docs/openapi.json', { token: null })
@@ -168,7 +171,8 @@ test('nothing of an organization can be reached, or told from nothing, with a ke
       string
     >[]) {
       const answer = await cluster.call(method, named, { token: stranger.key, ...body, headers })
-      const expected = path.includes('{org}') || headers['x-lobu-org'] === 'default' ? [403, 404] : [404]
+      const forbidden = path.includes('{org}') || isPersonal(path) || headers['x-lobu-org'] === 'default'
+      const expected = forbidden ? [403, 404] : [404]
       expectRefused(answer, expected, `${method} ${path} as a stranger`)
       // The same as for what does not exist at all.
       expect(answer.text).not.toContain(conversation.id)
@@ -206,7 +210,11 @@ test('a session token is good for its own conversation and for nothing else', as
     const named = path.replace(/\{(\w+)\}/g, (_, name) => names[name] ?? '')
     const body = method === 'GET' || method === 'DELETE' ? {} : { body: BODY }
     const answer = await cluster.call(method, named, { token, ...body })
-    expectRefused(answer, path.includes('{org}') ? [403] : [404], `${method} ${path} with another session`)
+    expectRefused(
+      answer,
+      path.includes('{org}') || isPersonal(path) ? [403] : [404],
+      `${method} ${path} with another session`,
+    )
   }
   expectRefused(await cluster.call('POST', '/api/v1/agents', { token, body: {} }), [403], 'POST /api/v1/agents')
   expectRefused(await cluster.call('GET', '/api/v1/agents', { token }), [403], 'GET /api/v1/agents')

@@ -127,9 +127,12 @@ export const deviceCodes = pgTable(
     lastPolledAt: at('last_polled_at'),
     pollingInterval: integer('polling_interval'),
     clientId: text('client_id'),
+    /** The same client, once it is known to be registered; only such a code can become an OAuth token. */
+    oauthClientId: text('oauth_client_id'),
+    resources: text('resources').array(),
     scope: text('scope'),
   },
-  (t) => [index('device_codes_user_code_idx').on(t.userCode)],
+  (t) => [index('device_codes_user_code_idx').on(t.userCode), index('device_codes_expiry_idx').on(t.expiresAt)],
 )
 
 /** Programs that people let in. `clientSecret` is hashed by better-auth. */

@@ -18,6 +18,8 @@ export interface Actor {
   conversationId?: string
   /** The API key that a session token was made with. */
   keyId?: string
+  /** The person that a session token was made for. */
+  memberId?: string
   /** Where the request came from. */
   origin?: Origin
 }

@@ -96,6 +96,21 @@ test.for([undefined, '', 'Bearer', 'Bearer ', 'Basic abc', 'abc', 'Bearer a b'])
   },
 )
 
+test('a session token that a person made ends with the membership', async ({ world }) => {
+  const scene = await createScene(world)
+  const { organizationId } = scene
+  await makeKey(scene)
+  const memberId = `${organizationId}-user`
+  const place = { organizationId, organizationSlug: organizationId, agentId: scene.agentId, userId: 'user-1' }
+  const { token } = await tokens.sign({ ...place, conversationId: await scene.open(), memberId })
+  const ask = () => authenticator(scene).authenticate({ authorization: `Bearer ${token}`, organizationSlug: undefined })
+  expect(await ask()).toMatchObject({ kind: 'session', userId: 'user-1' })
+  await scene.sql`update members set role = 'viewer' where user_id = ${memberId}`
+  await expect(ask()).rejects.toMatchObject({ code: 'unauthenticated' })
+  await scene.sql`delete from members where user_id = ${memberId}`
+  await expect(ask()).rejects.toMatchObject({ code: 'unauthenticated' })
+})
+
 test('a credential is good for its own organization alone', async ({ world }) => {
   const [scene, other] = [await createScene(world), await createScene(world)]
   const { token } = await makeKey(scene)

@@ -3,8 +3,11 @@ import type { Sql } from '../../db/client.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
 import { ACCESS_CACHE_MS } from './access.ts'
+import { type AccessTokens, actorOfGrant, looksLikeAccessToken } from './access-token.ts'
 import type { Actor } from './actor.ts'
 import { findApiKey, findApiKeyById, looksLikeApiKey } from './api-keys.ts'
+import { actorOfPerson, type PersonLookup } from './browser-session.ts'
+import { findMember } from './find-member.ts'
 import type { SessionTokens } from './session-token.ts'
 
 const CACHE_MAX = 5_000
@@ -13,6 +16,8 @@ const CACHE_MAX = 5_000
 export interface Credentials {
   /** The header of that name. */
   authorization: string | undefined
+  /** The header of that name: what a browser sends by itself counts only where the one above is absent. */
+  cookie?: string | undefined
   /** The header `x-lobu-org`, or the organization in the path. */
   organizationSlug: string | undefined
 }
@@ -30,11 +35,16 @@ export interface Authenticator {
 export interface AuthenticatorDeps {
   sql: Sql
   tokens: SessionTokens
+  /** Without it browsers are nobody. */
+  people?: PersonLookup
+  /** Without it programs that people let in are nobody. */
+  accessTokens?: AccessTokens
   /** Told of each request made with an API key. */
   noteKeyUse?(key: { organizationId: string; keyId: string }): void
 }
 
-export function createAuthenticator({ sql, tokens, noteKeyUse }: AuthenticatorDeps): Authenticator {
+export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
+  const { sql, tokens, people, accessTokens, noteKeyUse } = deps
   // Keyed by hash: a memory dump of the cache must not hold keys that work.
   const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: ACCESS_CACHE_MS })
   /** Look-ups that began before the last change must not be kept. */
@@ -50,21 +60,42 @@ export function createAuthenticator({ sql, tokens, noteKeyUse }: AuthenticatorDe
     return actor
   }
 
-  async function actorOf(token: string): Promise<Actor | null> {
+  async function actorOf(token: string, organizationSlug: string | undefined): Promise<Actor | null> {
+    if (looksLikeAccessToken(token)) {
+      const grant = (await accessTokens?.find(token)) ?? null
+      return grant && (actorOfGrant(grant, organizationSlug) ?? refuse(organizationSlug ?? ''))
+    }
     if (!looksLikeApiKey(token)) return actorOfSession(token)
     const actor = await remember(sha256(token), () => findApiKey(sql, token))
     if (actor) noteKeyUse?.({ organizationId: actor.organizationId, keyId: actor.credentialId })
     return actor
   }
 
-  /** A session token is worth what the key is that it was made with; its organization may have another slug by now. */
+  /**
+   * A session token is worth what its maker is: the key that it was made with, or the membership of the person. Its
+   * organization may have another slug by now. Tokens from before they named their maker are good until they expire.
+   */
   async function actorOfSession(token: string): Promise<Actor | null> {
     const session = await tokens.verify(token)
-    if (session?.keyId === undefined) return session
-    const { organizationId, keyId } = session
-    const key = await remember(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
-    if (!key?.permissions.has('conversations:use')) return null
-    return { ...session, organizationSlug: key.organizationSlug }
+    if (!session) return null
+    const maker = await findMaker(session)
+    if (maker === undefined) return session
+    if (!maker?.permissions.has('conversations:use')) return null
+    return { ...session, organizationSlug: maker.organizationSlug }
+  }
+
+  async function findMaker({ organizationId, keyId, memberId }: Actor): Promise<Actor | null | undefined> {
+    if (keyId !== undefined) {
+      return remember(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
+    }
+    if (memberId === undefined) return undefined
+    return remember(`${organizationId}/member/${memberId}`, () => findMember(sql, { organizationId, userId: memberId }))
+  }
+
+  async function authenticatePerson({ cookie, organizationSlug }: Credentials): Promise<Actor> {
+    const person = await people?.identify(cookie)
+    if (!person) throw new AppError('unauthenticated', 'Send "Authorization: Bearer <API key or session token>"')
+    return actorOfPerson(person, organizationSlug) ?? refuse(organizationSlug ?? '')
   }
 
   async function refuse(slug: string): Promise<never> {
@@ -74,10 +105,12 @@ export function createAuthenticator({ sql, tokens, noteKeyUse }: AuthenticatorDe
   }
 
   return {
-    async authenticate({ authorization, organizationSlug }) {
-      const token = /^Bearer +(\S+)$/i.exec(authorization ?? '')?.[1]
+    async authenticate(credentials) {
+      const { authorization, organizationSlug } = credentials
+      if (authorization === undefined) return authenticatePerson(credentials)
+      const token = /^Bearer +(\S+)$/i.exec(authorization)?.[1]
       if (!token) throw new AppError('unauthenticated', 'Send "Authorization: Bearer <API key or session token>"')
-      const actor = await actorOf(token)
+      const actor = await actorOf(token, organizationSlug)
       if (!actor) throw new AppError('unauthenticated', 'This credential is unknown, expired or revoked')
       if (organizationSlug && organizationSlug !== actor.organizationSlug) await refuse(organizationSlug)
       return actor
@@ -85,6 +118,8 @@ export function createAuthenticator({ sql, tokens, noteKeyUse }: AuthenticatorDe
     forget() {
       generation++
       known.clear()
+      people?.forget()
+      accessTokens?.forget()
     },
   }
 }

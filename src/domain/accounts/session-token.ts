@@ -17,11 +17,13 @@ export interface SessionClaims {
   conversationId: string
   /** The API key that it is made with: it stops working when the key does. */
   keyId?: string | undefined
+  /** The person it is made for, by a browser session or a program: it stops working when they are no member any more. */
+  memberId?: string | undefined
 }
 
 export interface SessionTokens {
-  /** `expiresAt` is in epoch milliseconds. */
-  sign(claims: SessionClaims): Promise<{ token: string; expiresAt: number }>
+  /** `expiresAt` is in epoch milliseconds; a day from now, or what `msMax` allows. */
+  sign(claims: SessionClaims, options?: { msMax?: number }): Promise<{ token: string; expiresAt: number }>
   /** Who speaks with the token; null when it is not ours, not for this audience, or expired. */
   verify(token: string): Promise<Actor | null>
 }
@@ -33,14 +35,15 @@ export interface SessionTokens {
 export function createSessionTokens(jwtSecret: string): SessionTokens {
   const key = new Uint8Array(hkdfSync('sha256', jwtSecret, '', 'lobu session token v1', 32))
   return {
-    async sign(claims) {
-      const expiresAt = Math.floor((Date.now() + SESSION_MS) / 1000) * 1000
+    async sign(claims, { msMax = SESSION_MS } = {}) {
+      const expiresAt = Math.floor((Date.now() + Math.min(SESSION_MS, msMax)) / 1000) * 1000
       const token = await new SignJWT({
         org: claims.organizationId,
         slug: claims.organizationSlug,
         agent: claims.agentId,
         conv: claims.conversationId,
         ...(claims.keyId === undefined ? {} : { key: claims.keyId }),
+        ...(claims.memberId === undefined ? {} : { member: claims.memberId }),
       })
         .setProtectedHeader({ alg: 'HS256', typ: 'JWT' })
         .setSubject(claims.userId)
@@ -55,7 +58,7 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
       const options = { issuer: ISSUER, audience: AUDIENCE, algorithms: ['HS256'], typ: 'JWT' }
       const verified = await jwtVerify(token, key, options).catch(() => null)
       if (!verified) return null
-      const { org, slug, agent, conv, sub, key: keyId } = verified.payload
+      const { org, slug, agent, conv, sub, key: keyId, member: memberId } = verified.payload
       if (typeof org !== 'string' || typeof slug !== 'string' || typeof agent !== 'string') return null
       if (typeof conv !== 'string' || typeof sub !== 'string') return null
       return {
@@ -65,6 +68,7 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
         role: null,
         permissions: SESSION_PERMISSIONS,
         ...(typeof keyId === 'string' ? { keyId } : {}),
+        ...(typeof memberId === 'string' ? { memberId } : {}),
       }
     },
   }

@@ -6,7 +6,7 @@ import type { Actor } from '../accounts/actor.ts'
 const TEXT_CHARS_MAX = 300
 const DETAILS_CHARS_MAX = 4_000
 /** Our own credentials: one that slipped into an entry is a leak that nobody may remove again. */
-const CREDENTIAL = /\b(lobu_|ey[\w-]{8,}\.ey)[\w.-]{8,}/g
+const CREDENTIAL = /\b(lobu(?:at|rt)?_|ey[\w-]{8,}\.ey)[\w.-]{8,}/g
 
 /** Who did it. `system` is the gateway itself, or its operator at the command line. */
 export type AuditActor = Pick<Actor, 'credentialId' | 'organizationId' | 'userId' | 'origin'> & {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { ServerResponse } from 'node:http'
 import type { Context, MiddlewareHandler } from 'hono'
+import { clientAddress, type TrustedProxies } from '../../lib/addresses.ts'
 import type { Logger } from '../../lib/logger.ts'
 import type { Env } from '../env.ts'
 import { logRequest } from '../request-log.ts'
@@ -10,11 +11,22 @@ const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/
 /** https://www.w3.org/TR/trace-context/#traceparent-header; ids of all zeros are invalid there. */
 const TRACEPARENT = /^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/
 
+/** Browsers that came by https once do not come otherwise for a year. https://www.rfc-editor.org/rfc/rfc6797 */
+const STRICT_TRANSPORT = 'max-age=31536000'
+
+export interface ContextDeps {
+  log: Logger
+  /** Nobody's `X-Forwarded-For` counts without it. */
+  trustedProxies?: TrustedProxies
+  /** Clients reach us by https. */
+  https?: boolean
+}
+
 /**
  * The one middleware that every request passes: request id, logger, trace context, security headers, access log.
  * One and not five, because each layer of `await next()` costs more than all that is done here.
  */
-export function context({ log }: { log: Logger }): MiddlewareHandler<Env> {
+export function context({ log, trustedProxies = [], https = false }: ContextDeps): MiddlewareHandler<Env> {
   return async (c, next) => {
     const startedAt = performance.now()
     const given = c.req.header('x-request-id')
@@ -24,7 +36,9 @@ export function context({ log }: { log: Logger }): MiddlewareHandler<Env> {
     c.set('log', log.child({ requestId }))
     c.set('traceparent', traceparent !== undefined && TRACEPARENT.test(traceparent) ? traceparent : undefined)
     c.set('logFields', {})
-    setHeaders(c, requestId)
+    const peer = c.env?.incoming?.socket.remoteAddress
+    c.set('clientAddress', clientAddress(peer, c.req.header('x-forwarded-for'), trustedProxies))
+    setHeaders(c, requestId, https)
     await next()
     logRequest(c, log, startedAt)
   }
@@ -34,11 +48,13 @@ export function context({ log }: { log: Logger }): MiddlewareHandler<Env> {
  * Set on Node's response, which also reaches event streams and keeps Hono's cheap path for plain JSON. A handler that
  * sets one of them itself, as the HTML pages do with their own content security policy, wins.
  */
-function setHeaders(c: Context<Env>, requestId: string): void {
+function setHeaders(c: Context<Env>, requestId: string, https: boolean): void {
   const outgoing = c.env?.outgoing as ServerResponse | undefined
   const set = (name: string, value: string) => (outgoing ? outgoing.setHeader(name, value) : c.header(name, value))
   set('x-request-id', requestId)
   set('x-content-type-options', 'nosniff')
   set('referrer-policy', 'no-referrer')
   set('content-security-policy', "frame-ancestors 'none'")
+  set('x-frame-options', 'DENY')
+  if (https) set('strict-transport-security', STRICT_TRANSPORT)
 }

@@ -1,6 +1,5 @@
 import type { MiddlewareHandler } from 'hono'
 import type { RateLimiter } from '../../domain/limits/rate-limiter.ts'
-import { actorOf } from '../actor.ts'
 import type { Env } from '../env.ts'
 
 /**
@@ -10,7 +9,9 @@ import type { Env } from '../env.ts'
  */
 export function limitRate({ rates }: { rates: RateLimiter }): MiddlewareHandler<Env> {
   return async (c, next) => {
-    const state = await rates.admit(actorOf(c))
+    // A person who is a member of no organization has no limits of one.
+    const actor = c.get('actor')
+    const state = actor ? await rates.admit(actor) : null
     if (state) {
       c.header('ratelimit-limit', String(state.limit))
       c.header('ratelimit-remaining', String(state.remaining))

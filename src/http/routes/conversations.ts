@@ -1,4 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi'
+import type { Actor } from '../../domain/accounts/actor.ts'
 import type { SessionTokens } from '../../domain/accounts/session-token.ts'
 import { listAgents } from '../../domain/agents/agents.ts'
 import { endConversation } from '../../domain/conversations/end.ts'
@@ -29,6 +30,9 @@ const OpenConversation = z
     mcpServers: z.record(Name, z.looseObject({ url: z.url().optional(), type: z.string().optional() })).optional(),
   })
   .openapi('OpenConversation')
+
+/** A program's token lives an hour, and so does what it makes: taking it back must not leave more. */
+const CLIENT_SESSION_MS = 3_600_000
 
 const Conversation = z
   .object({
@@ -177,9 +181,8 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
       })
       const owner = { organizationId, agentId }
       const warnings = mcpServers ? await checkServerReferences({ ...deps, sql }, { owner, mcpServers }) : []
-      const keyId = actor.kind === 'key' ? actor.credentialId : undefined
-      const claims = { organizationId, organizationSlug, agentId, userId, conversationId, keyId }
-      const session = await deps.tokens.sign(claims)
+      const claims = { organizationId, organizationSlug, agentId, userId, conversationId, ...makerOf(actor) }
+      const session = await deps.tokens.sign(claims, actor.kind === 'client' ? { msMax: CLIENT_SESSION_MS } : {})
       const url = `${deps.publicUrl}/api/v1/agents/${conversationId}`
       const hints = warnings.length > 0 ? { warnings } : {}
       const body = { success: true as const, agentId: conversationId, conversationId, ...session, ...hints }
@@ -212,6 +215,11 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
       )
       return c.json({ success: true as const }, 200)
     })
+}
+
+/** What the session token depends on: the key that it is made with, or the membership of the person. */
+function makerOf(actor: Actor) {
+  return actor.kind === 'key' ? { keyId: actor.credentialId } : { memberId: actor.userId }
 }
 
 function toListed(agent: Awaited<ReturnType<typeof listAgents>>[number]) {
