@@ -22,6 +22,7 @@ import { createLimitBook } from './domain/limits/limits.ts'
 import { createRateLimiter } from './domain/limits/rate-limiter.ts'
 import type { LocalRunner } from './domain/messages/post.ts'
 import { acceptInvitation } from './domain/organizations/accept-invitation.ts'
+import { mailInvitation } from './domain/organizations/mail-invitation.ts'
 import { createRetention } from './domain/retention.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
 import { checkEncryptionKeys } from './domain/secrets/canary.ts'
@@ -38,7 +39,7 @@ import { describePerson } from './domain/sign-in/reader.ts'
 import { createSignIn } from './domain/sign-in/sign-in.ts'
 import { createPrices } from './domain/usage/prices.ts'
 import { createUsageRollUp } from './domain/usage/roll-up.ts'
-import { checkWebhookUrl } from './domain/webhooks/check-url.ts'
+import { checkOutsideUrl, checkWebhookUrl } from './domain/webhooks/check-url.ts'
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
 import { createSignals, hearSignals } from './doorbells.ts'
@@ -237,6 +238,7 @@ export function createGateway(
     ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     singleOrganization: config.accounts.singleOrganization,
+    auditKeepDays: config.accounts.auditKeepDays,
     pool: sql,
     ...{ publicUrl, trustedOrigins, trustedProxies: config.http.trustedProxies, sessionCookie: cookies.name, signIn },
     accessTokens,
@@ -256,6 +258,8 @@ export function createGateway(
       ...{ organizationMax: queue.orgRunsMax, workerIdleMs: workers.idleMs },
     },
     checkWebhookUrl: (url) => checkWebhookUrl(url, config.webhooks),
+    checkIssuer: (url) => checkOutsideUrl('issuer', url, config.webhooks),
+    mailInvitation: mail ? (invitation) => mailInvitation(mail, invitation) : undefined,
     webhookKey: (organizationId) => webhookSigningKey(secrets.jwt, organizationId),
     isStarting: () => phase === 'starting',
     readiness: createReadiness({

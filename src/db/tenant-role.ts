@@ -1,4 +1,5 @@
 import type { Sql } from './client.ts'
+import { inTransaction } from './transaction.ts'
 
 /** Cannot log in and owns nothing, so that no policy passes it by. One for all databases of a server. */
 export const TENANT_ROLE = 'lobu_tenant'
@@ -9,6 +10,8 @@ const RIGHTS: Record<string, string> = {
   users: 'select',
   organizations: 'select, update',
 }
+/** Any number will do, as long as every release uses the same. */
+const GRANT_LOCK = 7_262_027_003
 const ALL_RIGHTS = 'select, insert, update, delete'
 /** Tables without an organization of their own that statements of an organization read. */
 const READABLE = ['replicas']
@@ -17,7 +20,16 @@ const READABLE = ['replicas']
  * Makes the role and gives it what an organization's statements need, as far as this user may. Safe to be called by many
  * at once, and again. The tables are those that a policy binds; who signs in how is not among them.
  */
-export async function ensureTenantRole(sql: Sql): Promise<void> {
+export function ensureTenantRole(sql: Sql): Promise<void> {
+  return inTransaction(sql, async (tx) => {
+    // Two that write the same row of a catalogue at once fail with "tuple concurrently updated".
+    await tx`select pg_advisory_xact_lock(${GRANT_LOCK})`
+    await grantTenantRole(tx)
+  })
+}
+
+/** The work of it, in the transaction of the caller. */
+export async function grantTenantRole(sql: Sql): Promise<void> {
   if (!(await roleExists(sql))) await sql.unsafe(tryTo(`create role ${TENANT_ROLE} nologin`))
   if (!(await roleExists(sql))) return
   if (!(await isMember(sql))) await sql.unsafe(tryTo(`grant ${TENANT_ROLE} to current_user`))
@@ -26,11 +38,10 @@ export async function ensureTenantRole(sql: Sql): Promise<void> {
     select distinct tablename as name, has_table_privilege(${TENANT_ROLE}, format('%I.%I', schemaname, tablename), 'select') as granted
     from pg_policies where policyname = 'tenant' and schemaname = current_schema()`
   if (tables.length === 0) return
+  const missing = tables.filter(({ granted }) => !granted)
+  if (missing.length === 0) return
   await sql.unsafe(`grant usage on schema ${await schemaName(sql)} to ${TENANT_ROLE}`)
-  for (const { name, granted } of tables) {
-    if (granted) continue
-    await sql.unsafe(`grant ${RIGHTS[name] ?? ALL_RIGHTS} on "${name}" to ${TENANT_ROLE}`)
-  }
+  for (const { name } of missing) await sql.unsafe(`grant ${RIGHTS[name] ?? ALL_RIGHTS} on "${name}" to ${TENANT_ROLE}`)
   for (const name of READABLE) await sql.unsafe(`grant select on "${name}" to ${TENANT_ROLE}`)
 }
 

@@ -3,7 +3,7 @@ import { createScene, type Scene } from '../../tests/support/scene.ts'
 import { requirePostgres, test, type World } from '../../tests/support/world.ts'
 import type { Sql } from './client.ts'
 import { scopeToOrganization } from './tenant.ts'
-import { ensureTenantRole, explainMissingTenantRole } from './tenant-role.ts'
+import { ensureTenantRole, explainMissingTenantRole, grantTenantRole } from './tenant-role.ts'
 import { inTransaction } from './transaction.ts'
 
 /** Two organizations with a message each, and the database as the first one sees it. */
@@ -116,7 +116,7 @@ describe('the role that is bound', () => {
         await tx.unsafe(`set local role ${user}`)
         return work(tx)
       })
-    await asUser(ensureTenantRole)
+    await asUser(grantTenantRole)
     expect(await asUser(explainMissingTenantRole)).toContain(`grant lobu_tenant to "${user}"`)
   })
 })

@@ -7,6 +7,7 @@ import type { Budgets } from '../domain/limits/budget.ts'
 import type { DefaultLimits } from '../domain/limits/limits.ts'
 import type { RateLimiter } from '../domain/limits/rate-limiter.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
+import type { CreateInvitationDeps } from '../domain/organizations/create-invitation.ts'
 import type { OAuthServer } from '../domain/sign-in/oauth-server.ts'
 import type { SignedInPerson } from '../domain/sign-in/reader.ts'
 import type { Signals } from '../domain/signals.ts'
@@ -44,6 +45,7 @@ import { providerKeyRoutes } from './routes/provider-keys.ts'
 import { historyRoutes } from './routes/runs.ts'
 import { secretRoutes } from './routes/secrets.ts'
 import { type SignInRoutesDeps, signInRoutes } from './routes/sign-in.ts'
+import { signInProviderRoutes } from './routes/sign-in-providers.ts'
 import { tokenRoutes } from './routes/tokens.ts'
 import { usageRoutes } from './routes/usage.ts'
 import { webhookRoutes } from './routes/webhooks.ts'
@@ -63,6 +65,7 @@ export interface GatewayAppDeps {
   budgets: Budgets
   defaultLimits: DefaultLimits
   singleOrganization: boolean
+  auditKeepDays: number
   accessTokens: AccessTokens
   oauth: OAuthServer
   /** Who is signed in with the browser that sends this header. */
@@ -93,6 +96,10 @@ export interface GatewayAppDeps {
   providers: readonly string[]
   /** @throws AppError 'invalid_request' for a URL that may not be called. */
   checkWebhookUrl(url: string): void
+  /** @throws AppError 'invalid_request' for the issuer of a sign-in provider that may not be called. */
+  checkIssuer(url: string): void
+  /** Sends an invitation's link to its address; undefined where no mail can be sent. */
+  mailInvitation: CreateInvitationDeps['mailInvitation']
   /** The key that signs an organization's webhooks. */
   webhookKey(organizationId: string): string
 }
@@ -132,7 +139,8 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', organizationRoutes(deps))
   app.route('/', memberRoutes(deps))
   app.route('/', tokenRoutes(deps))
-  app.route('/', auditRoutes())
+  app.route('/', signInProviderRoutes(deps))
+  app.route('/', auditRoutes(deps))
   app.route('/', agentRoutes(deps))
   app.route('/', secretRoutes(deps))
   app.route('/', providerKeyRoutes(deps))

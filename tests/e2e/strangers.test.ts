@@ -121,68 +121,8 @@ async function makeOrganization({ database: { sql } }: Cluster) {
   return { slug, key }
 }
 
-interface Operation {
-  method: string
-  path: string
-}
-
-/** What belongs to a person and no organization: only a browser session opens it. */
-const isPersonal = (path: string) => path.startsWith('/api/account/')
-
-/** Every operation of the published document that names something in its path, whatever routes there will be. */
-async function operationsWithIds(cluster: Cluster): Promise<Operation[]> {
-  const { body } = await cluster.call('GET', '/api/docs/openapi.json', { token: null })
-  const paths = Object.entries(body.paths as Record<string, Record<string, unknown>>)
-  return paths
-    .flatMap(([path, methods]) => Object.keys(methods).map((method) => ({ method: method.toUpperCase(), path })))
-    .filter(({ path }) => path.startsWith('/api/') && path.includes('{'))
-}
-
-/** Passes for the body of any route, so that none is refused for what it says. */
-const BODY = { content: 'x', agentId: 'stolen', name: 'x', userId: 'x', role: 'viewer', value: 'sk-x' }
-
-/** Things of the first organization for all that paths name. */
-async function namesOf(
-  { call }: Cluster,
-  { conversation, runId }: { conversation: Conversation; runId: string },
-): Promise<Record<string, string>> {
-  const { members } = (await call('GET', '/api/default/members')).body as { members: { userId: string }[] }
-  const { tokens } = (await call('GET', '/api/default/tokens')).body as { tokens: { id: string }[] }
-  const invited = await call('POST', '/api/default/invitations', { body: { role: 'viewer' } })
-  const { invitation } = invited.body as { invitation: { id: string } }
-  const ids = { userId: members[0]!.userId, tokenId: tokens[0]!.id, invitationId: invitation.id }
-  const others = { name: 'STOLEN', provider: 'anthropic' }
-  return { id: conversation.id, runId, org: 'default', agentId: 'victims-agent', ...ids, ...others }
-}
-
-test('nothing of an organization can be reached, or told from nothing, with a key of another', async ({ cluster }) => {
-  const { conversation, runId } = await makeVictim(cluster)
-  const before = await readAll(cluster, conversation)
-  const stranger = await makeOrganization(cluster)
-  const names = await namesOf(cluster, { conversation, runId })
-  const operations = await operationsWithIds(cluster)
-  expect(operations.length).toBeGreaterThan(10)
-  for (const { method, path } of operations) {
-    const named = path.replace(/\{(\w+)\}/g, (_, name) => names[name] ?? `unknown-${name}`)
-    expect(named, `${path} names something that this test has none of`).not.toContain('unknown-')
-    const body = method === 'GET' || method === 'DELETE' ? {} : { body: BODY }
-    for (const headers of [{}, { 'x-lobu-org': stranger.slug }, { 'x-lobu-org': 'default' }] as Record<
-      string,
-      string
-    >[]) {
-      const answer = await cluster.call(method, named, { token: stranger.key, ...body, headers })
-      const forbidden = path.includes('{org}') || isPersonal(path) || headers['x-lobu-org'] === 'default'
-      const expected = forbidden ? [403, 404] : [404]
-      expectRefused(answer, expected, `${method} ${path} as a stranger`)
-      // The same as for what does not exist at all.
-      expect(answer.text).not.toContain(conversation.id)
-    }
-  }
-  expect(await readAll(cluster, conversation)).toEqual(before)
-})
-
 test('lists hold only what is the caller’s own, and names of others find nothing', async ({ cluster }) => {
-  await makeVictim(cluster)
+  await cluster.call('POST', '/api/default/agents', { body: { agentId: 'victims-agent', name: 'Secret' } })
   const { key, slug } = await makeOrganization(cluster)
   const listed = (await cluster.call('GET', '/api/v1/agents', { token: key })).body.agents as { agentId: string }[]
   expect(listed.map(({ agentId }) => agentId)).toEqual(['assistant'])
@@ -200,50 +140,3 @@ test('lists hold only what is the caller’s own, and names of others find nothi
   expectRefused(unknown, [404], 'GET /api/v1/agents of no organization')
   expect((await cluster.call('GET', `/api/${slug}/agents`, { token: key })).status).toBe(200)
 })
-
-test('a session token is good for its own conversation and for nothing else', async ({ cluster }) => {
-  const { conversation, runId } = await makeVictim(cluster)
-  const { token } = await cluster.open()
-  const before = await readAll(cluster, conversation)
-  const names = await namesOf(cluster, { conversation, runId })
-  for (const { method, path } of await operationsWithIds(cluster)) {
-    const named = path.replace(/\{(\w+)\}/g, (_, name) => names[name] ?? '')
-    const body = method === 'GET' || method === 'DELETE' ? {} : { body: BODY }
-    const answer = await cluster.call(method, named, { token, ...body })
-    expectRefused(
-      answer,
-      path.includes('{org}') || isPersonal(path) ? [403] : [404],
-      `${method} ${path} with another session`,
-    )
-  }
-  expectRefused(await cluster.call('POST', '/api/v1/agents', { token, body: {} }), [403], 'POST /api/v1/agents')
-  expectRefused(await cluster.call('GET', '/api/v1/agents', { token }), [403], 'GET /api/v1/agents')
-  expect(await readAll(cluster, conversation)).toEqual(before)
-})
-
-/** A conversation of the first organization with an agent of its own and one answered message. */
-async function makeVictim(cluster: Cluster) {
-  await cluster.call('POST', '/api/default/agents', { body: { agentId: 'victims-agent', name: 'Secret' } })
-  const conversation = await cluster.open({ agentId: 'victims-agent', thread: randomBytes(4).toString('hex') })
-  const follower = await conversation.follow()
-  const { messageId, runId } = await conversation.send('/echo confidential')
-  await follower.completed(messageId)
-  await follower.stop()
-  // That the stream is over is noted a little later.
-  await until(async () => {
-    const { body } = await cluster.call('GET', `/api/v1/agents/${conversation.id}`)
-    return (body.agent as { hasActiveConnection: boolean }).hasActiveConnection === false
-  }, 'the stream of the victim is over')
-  return { conversation, runId }
-}
-
-/** All that could have been changed. */
-async function readAll(cluster: Cluster, { id }: Conversation) {
-  const [history, status, agent, agents] = await Promise.all([
-    cluster.call('GET', `/api/v1/agents/${id}/history/session/messages`),
-    cluster.call('GET', `/api/v1/agents/${id}`),
-    cluster.call('GET', '/api/default/agents/victims-agent'),
-    cluster.call('GET', '/api/default/agents'),
-  ])
-  return [history.body, status.body, agent.body, agents.body]
-}

@@ -9,6 +9,11 @@ import { AppError } from '../../lib/errors.ts'
  * @throws AppError `invalid_request`.
  */
 export function checkWebhookUrl(url: string, options: { allowedHosts: readonly string[] }): void {
+  checkOutsideUrl('webhookUrl', url, options)
+}
+
+/** The same for another field that names something outside. */
+export function checkOutsideUrl(field: string, url: string, options: { allowedHosts: readonly string[] }): void {
   const checked = checkUrl(url, parseAllowedHosts(options.allowedHosts))
-  if (!checked.ok) throw new AppError('invalid_request', `webhookUrl cannot be called: ${checked.message}`)
+  if (!checked.ok) throw new AppError('invalid_request', `${field} cannot be called: ${checked.message}`)
 }

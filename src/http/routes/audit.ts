@@ -2,6 +2,7 @@ import { Readable } from 'node:stream'
 import { createRoute, z } from '@hono/zod-openapi'
 import { exportAudit } from '../../domain/audit/export.ts'
 import { type AuditRecord, listAudit } from '../../domain/audit/list.ts'
+import { getAuditRetention, setAuditRetention } from '../../domain/audit/retention.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
@@ -78,9 +79,50 @@ const csv = createRoute({
   },
 })
 
+const Retention = z
+  .object({
+    days: z.number().nullable().openapi({ description: "Null takes the gateway's setting" }),
+    inForceDays: z.number(),
+  })
+  .openapi('AuditRetention')
+const retention = { description: 'Days', content: { 'application/json': { schema: Retention } } }
+
+const getRetention = createRoute({
+  method: 'get',
+  path: '/api/{org}/audit/retention',
+  tags,
+  summary: 'How long entries are kept',
+  request: { params: Org },
+  security: BEARER,
+  responses: { 200: retention, ...errors('unauthenticated', 'forbidden', 'not_found') },
+})
+
+const putRetention = createRoute({
+  method: 'put',
+  path: '/api/{org}/audit/retention',
+  tags,
+  summary: 'Sets how long entries are kept',
+  request: {
+    params: Org,
+    body: {
+      required: true,
+      content: { 'application/json': { schema: z.object({ days: z.int().min(1).max(36_500).nullable() }) } },
+    },
+  },
+  security: BEARER,
+  responses: { 200: retention, ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found') },
+})
+
 /** The audit log, for owners. */
-export function auditRoutes(): Router {
+export function auditRoutes({ auditKeepDays: defaultDays }: { auditKeepDays: number }): Router {
   return createRouter()
+    .openapi(getRetention, async (c) => {
+      return c.json(await getAuditRetention(databaseOf(c), { actor: actorOf(c), defaultDays }), 200)
+    })
+    .openapi(putRetention, async (c) => {
+      const args = { actor: actorOf(c), days: c.req.valid('json').days, defaultDays }
+      return c.json(await setAuditRetention(databaseOf(c), args), 200)
+    })
     .openapi(list, async (c) => {
       const { cursor: after, limit, actor: by, ...filter } = c.req.valid('query')
       const entries = await listAudit(databaseOf(c), { actor: actorOf(c), limit, after, by, ...filter })
