@@ -187,7 +187,8 @@ test('a public URL that is missing or not https is a fault in production, and on
   const fault = (url?: string) => parseConfig({ ...PRODUCTION, PUBLIC_WEB_URL: url }).http.publicUrlFault
   expect(fault()).toMatch(/is not set/)
   expect(fault('http://lobu.test')).toMatch(/is not https/)
-  expect(fault('https://lobu.test')).toBeNull()
+  expect(fault('http://127.0.0.1.lobu.test')).toMatch(/is not https/)
+  for (const fine of ['https://lobu.test', 'http://127.0.0.1:8787', 'http://[::1]:8787']) expect(fault(fine)).toBeNull()
   expect(parseConfig({}).http.publicUrlFault).toBeNull()
 })
 

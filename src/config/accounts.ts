@@ -38,10 +38,14 @@ export function incompletePairs(given: Record<string, string>): string[] {
   })
 }
 
+/** What never leaves the machine needs no TLS, and browsers think so too. */
+const LOOPBACK = /^http:\/\/(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/
+
 /** Why people cannot sign in safely, or at all, under the public URL; null when they can. */
 export function publicUrlFault(url: string | undefined): string | null {
   if (url === undefined) return 'PUBLIC_WEB_URL is not set: links, sign-in and callbacks point to http://localhost'
-  if (!url.startsWith('https:')) return 'PUBLIC_WEB_URL is not https: cookies and passwords travel unprotected'
+  if (!url.startsWith('https:') && !LOOPBACK.test(url))
+    return 'PUBLIC_WEB_URL is not https: cookies and passwords travel unprotected'
   return null
 }
 

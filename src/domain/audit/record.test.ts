@@ -57,10 +57,18 @@ test('the name that a session token goes by is not taken for a person', async ({
 test('long texts are cut, large details are left out, and our own credentials never get in', async ({ world }) => {
   const { sql, organizationId, actor } = await createScene(world)
   const key = `lobu_${'a'.repeat(32)} lobuat_${'a'.repeat(32)}`
-  await recordAudit(sql, actor, { ...ENTRY, details: { name: 'x'.repeat(1_000), nul: 'a\0b', note: `key ${key}` } })
+  await recordAudit(sql, actor, {
+    ...ENTRY,
+    details: { name: 'x'.repeat(1_000), nul: 'a\0b', half: 'a\ud800b', note: `key ${key}` },
+  })
   await recordAudit(sql, actor, { ...ENTRY, details: { many: Array.from({ length: 5_000 }, (_, index) => index) } })
   const rows = await sql<{ details: Record<string, unknown> }[]>`
     select details from audit_log where organization_id = ${organizationId} order by id`
-  expect(rows[0]!.details).toEqual({ name: 'x'.repeat(300), nul: 'ab', note: 'key [credential] [credential]' })
+  expect(rows[0]!.details).toEqual({
+    name: 'x'.repeat(300),
+    nul: 'ab',
+    half: 'a\ufffdb',
+    note: 'key [credential] [credential]',
+  })
   expect(Object.keys(rows[1]!.details)).toEqual(['tooLarge'])
 })

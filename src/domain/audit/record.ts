@@ -44,7 +44,7 @@ function toDetails(details: Record<string, unknown> = {}): string {
   return json.length > DETAILS_CHARS_MAX ? JSON.stringify({ tooLarge: json.length }) : json
 }
 
-/** Postgres takes no NUL in a text. */
+/** Postgres takes no NUL in a text, and half a character, which the cut itself can make, in no JSON. */
 function cut(text: string): string {
-  return text.replaceAll('\0', '').replaceAll(CREDENTIAL, '[credential]').slice(0, TEXT_CHARS_MAX)
+  return text.replaceAll('\0', '').replaceAll(CREDENTIAL, '[credential]').slice(0, TEXT_CHARS_MAX).toWellFormed()
 }
