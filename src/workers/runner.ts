@@ -180,6 +180,8 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       one.turn = await beginTurn(deps, { run: one.run, replies, signal })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
       const model = deps.resolveModel(one.turn.context.model)
+      const modelName = `${model.provider}/${model.modelId}`
+      if (one.turn.context.isAnswered) return { end: { status: 'completed', usage: NO_USAGE }, model: modelName }
       void noteWorker(sql, one.run, options.replica).catch(() => {})
       const turn = pool.runTurn({
         key: `${one.run.organizationId}/${one.run.conversationId}`,
@@ -188,7 +190,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
         signal,
       })
       loaded()
-      return { end: await turn, model: `${model.provider}/${model.modelId}` }
+      return { end: await turn, model: modelName }
     } catch (error) {
       // A database that is away for a moment says nothing about the turn: it is tried again.
       const isAway = error instanceof AppError && error.code === 'database_unavailable'
