@@ -192,12 +192,14 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       isLoading = false
     }
     try {
-      const spent = await deps.budgets.findExhausted(one.run.organizationId)
-      if (spent) return { end: failure('budget_exhausted', spent.message) }
       one.turn = await beginTurn(deps, { run: one.run, replies, signal })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
       const { agentId, model: name } = one.turn.context
       const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
+      const modelName = `${model.provider}/${model.modelId}`
+      if (one.turn.context.isAnswered) return { end: { status: 'completed', usage: NO_USAGE }, model: modelName }
+      const spent = await deps.budgets.findExhausted(one.run.organizationId)
+      if (spent) return { end: failure('budget_exhausted', spent.message) }
       void noteWorker(sql, one.run, options.replica).catch(() => {})
       const turn = pool.runTurn({
         key: `${one.run.organizationId}/${one.run.conversationId}`,
@@ -206,7 +208,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
         signal,
       })
       loaded()
-      return { end: await turn, model: `${model.provider}/${model.modelId}` }
+      return { end: await turn, model: modelName }
     } catch (error) {
       // A database that is away for a moment says nothing about the turn: it is tried again.
       const isAway = error instanceof AppError && error.code === 'database_unavailable'
@@ -239,17 +241,22 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       return 'retried'
     }
     const status = failed.status === 'completed' ? 'completed' : 'failed'
-    await writeEnd({
+    const { ended } = await writeEnd({
       ...run,
       status,
       error: failed.error,
       usage: one.turn?.usage(end.usage),
       model: args.model,
       text: one.turn?.text(),
+      batch: replies.batch(),
       lastEvents: unsent,
       deadLetter: lost,
     })
-    return status
+    if (ended.length > 0) return status
+    // Somebody else ended it; or a crash of the database took replies that it had stored, and they must be said again.
+    if (!(await releaseRun(sql, run, { delayMs: 0, countAttempt: false }))) return 'ended elsewhere'
+    signals.runReady()
+    return 'retried'
   }
 
   async function writeEnd(end: EndOfRun) {
