@@ -3,6 +3,7 @@ import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import { removeOrphanedReplies } from '../queue/thread-response.ts'
 import { pruneLog } from '../sse/event-log.ts'
+import { removeOldDeadLetters } from './dead-letters/remove.ts'
 import { removeStagedFiles } from './files/files.ts'
 
 /** What is removed in one statement at most, so that none of them locks for long. A file may be 50 MB. */
@@ -10,21 +11,23 @@ const TURNS_MAX = 200
 const FILES_MAX = 20
 const DEAD_LETTERS_MAX = 500
 const ORPHANS_MAX = 500
-const DEAD_LETTERS_KEEP_DAYS = 30
 
 /**
- * Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days, replies to
- * conversations that were removed. They are independent: one that fails does not keep the others from working.
+ * Removes what is no longer kept: events of old turns, files nobody sent, dead letters that nobody wanted,
+ * replies to conversations that were removed. Every replica does this; what another one removes at the moment is skipped.
+ * They are independent: one that fails does not keep the others from working. Runs and the transcript stay.
  */
 export function createRetention(
   { sql, log }: { sql: Sql; log: Logger },
-  options: { everyMs: number; logKeepMs: number },
+  options: { everyMs: number; logKeepMs: number; deadLettersKeepMs: number },
 ): Loop {
   async function pass() {
     const removals = [
       pruneLog(sql, { keepMs: options.logKeepMs, turnsMax: TURNS_MAX }).then((removed) => removed === TURNS_MAX),
       removeStagedFiles(sql, { filesMax: FILES_MAX }).then((removed) => removed === FILES_MAX),
-      removeDeadLetters(sql).then((removed) => removed === DEAD_LETTERS_MAX),
+      removeOldDeadLetters(sql, { keepMs: options.deadLettersKeepMs, rowsMax: DEAD_LETTERS_MAX }).then(
+        (removed) => removed === DEAD_LETTERS_MAX,
+      ),
       removeOrphanedReplies(sql, { rowsMax: ORPHANS_MAX }).then((removed) => removed === ORPHANS_MAX),
     ]
     const outcomes = await Promise.allSettled(removals)
@@ -34,13 +37,4 @@ export function createRetention(
   }
 
   return createLoop({ log }, { name: 'retention', everyMs: options.everyMs, pass })
-}
-
-async function removeDeadLetters(sql: Sql): Promise<number> {
-  const rows = await sql`
-    delete from dead_letters where (organization_id, id) in (
-      select organization_id, id from dead_letters
-      where created_at < now() - ${DEAD_LETTERS_KEEP_DAYS} * interval '1 day' limit ${DEAD_LETTERS_MAX})
-    returning 1`
-  return rows.length
 }

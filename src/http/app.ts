@@ -14,6 +14,7 @@ import { createOpenApiDocument } from './openapi.ts'
 import { createHttpApp, type Router } from './router.ts'
 import { agentRoutes } from './routes/agents.ts'
 import { conversationRoutes } from './routes/conversations.ts'
+import { deadLetterRoutes } from './routes/dead-letters.ts'
 import { docsRoutes } from './routes/docs.ts'
 import { eventRoutes } from './routes/events.ts'
 import { healthRoutes, type Readiness } from './routes/health.ts'
@@ -59,6 +60,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   // `v1` is no organization: what the agent API does not have ends here.
   app.all('/api/v1/*', (c) => c.notFound())
   app.route('/', agentRoutes(deps))
+  app.route('/', deadLetterRoutes(deps))
   app.route('/', webhookRoutes(deps))
   return app
 }
