@@ -178,7 +178,10 @@ export function createGateway(
   const sweeper = createRunSweeper({ sql, log, signals }, { everyMs: SWEEP_MS, attemptsMax: queue.attemptsMax })
   const retention = createRetention(
     { sql, log },
-    { everyMs: RETENTION_MS, logKeepMs: streams.keepMs, auditKeepDays: config.accounts.auditKeepDays },
+    {
+      ...{ everyMs: RETENTION_MS, logKeepMs: streams.keepMs, deadLettersKeepMs: queue.deadLettersKeepMs },
+      auditKeepDays: config.accounts.auditKeepDays,
+    },
   )
   const webhooks = createWebhookDeliverer(
     { sql, log, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },

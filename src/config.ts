@@ -145,6 +145,8 @@ const Env = z.object({
   STREAM_BUFFER_BYTES_MAX: count(1_048_576, 524_288, 67_108_864),
   /** How long after its end a turn can be streamed again word by word. Its result is kept with the run. */
   LOG_KEEP_SECONDS: seconds(600, 1, 31_536_000),
+  /** How long work that was given up can be looked at and replayed; 30 days. */
+  DEAD_LETTERS_KEEP_SECONDS: seconds(2_592_000, 1, 315_360_000),
 
   /** Worker processes of this replica. Empty: (memory limit − 1 GiB) / 48 MiB. */
   WORKERS_MAX: z.coerce.number().int().min(1).max(10_000).optional(),
@@ -273,6 +275,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       pollMs: e.QUEUE_POLL_SECONDS * 1000,
       depthMax: e.QUEUE_DEPTH_MAX,
       orgRunsMax: e.ORG_RUNS_MAX,
+      deadLettersKeepMs: e.DEAD_LETTERS_KEEP_SECONDS * 1000,
     },
     limits: {
       requestsPerMinute: e.ORG_REQUESTS_PER_MINUTE || null,

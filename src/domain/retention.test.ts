@@ -116,7 +116,10 @@ describe('events', () => {
 describe('the service', () => {
   const start = (world: World, scene: Scene) =>
     world.run(
-      createRetention({ sql: scene.sql, log: world.log }, { everyMs: 60_000, logKeepMs: 60_000, auditKeepDays: 365 }),
+      createRetention(
+        { sql: scene.sql, log: world.log },
+        { everyMs: 60_000, logKeepMs: 60_000, deadLettersKeepMs: 30 * 86_400_000, auditKeepDays: 365 },
+      ),
     )
 
   async function count(scene: Scene, table: 'files' | 'dead_letters'): Promise<number> {
@@ -141,7 +144,7 @@ describe('the service', () => {
     expect(left.map((file) => file.id).sort()).toEqual([ids[0]!, recent].sort())
   })
 
-  test('removes dead letters after 30 days, and old events with them', async ({ world }) => {
+  test('removes dead letters that were kept long enough, and old events with them', async ({ world }) => {
     const scene = await createScene(world)
     const run = await scene.start(await scene.open())
     await scene.end(run, { status: 'failed', deadLetter: true })

@@ -4,6 +4,7 @@ import { createLoop, type Loop } from '../lib/loop.ts'
 import { removeOrphanedReplies } from '../queue/thread-response.ts'
 import { pruneLog } from '../sse/event-log.ts'
 import { pruneAudit } from './audit/prune.ts'
+import { removeOldDeadLetters } from './dead-letters/remove.ts'
 import { removeStagedFiles } from './files/files.ts'
 import { removeIdleBuckets } from './limits/bucket.ts'
 import { removeExpiredGrants } from './sign-in/oauth-tokens.ts'
@@ -16,22 +17,24 @@ const ORPHANS_MAX = 500
 const AUDIT_MAX = 500
 const BUCKETS_MAX = 500
 const GRANTS_MAX = 500
-const DEAD_LETTERS_KEEP_DAYS = 30
 
 /**
- * Removes what is no longer kept: events of old turns, files nobody sent, dead letters after 30 days, replies to
- * conversations that were removed, buckets of rates that are full again, and audit entries that are older than their
- * organization keeps them. They are independent: one that fails does not keep the others from working.
+ * Removes what is no longer kept: events of old turns, files nobody sent, dead letters that nobody wanted, replies to
+ * conversations that were removed, buckets of rates that are full again, grants that have expired, and audit entries that
+ * are older than their organization keeps them. Every replica does this; what another one removes at the moment is
+ * skipped. They are independent: one that fails does not keep the others from working. Runs and the transcript stay.
  */
 export function createRetention(
   { sql, log }: { sql: Sql; log: Logger },
-  options: { everyMs: number; logKeepMs: number; auditKeepDays: number },
+  options: { everyMs: number; logKeepMs: number; auditKeepDays: number; deadLettersKeepMs: number },
 ): Loop {
   async function pass() {
     const removals = [
       pruneLog(sql, { keepMs: options.logKeepMs, turnsMax: TURNS_MAX }).then((removed) => removed === TURNS_MAX),
       removeStagedFiles(sql, { filesMax: FILES_MAX }).then((removed) => removed === FILES_MAX),
-      removeDeadLetters(sql).then((removed) => removed === DEAD_LETTERS_MAX),
+      removeOldDeadLetters(sql, { keepMs: options.deadLettersKeepMs, rowsMax: DEAD_LETTERS_MAX }).then(
+        (removed) => removed === DEAD_LETTERS_MAX,
+      ),
       pruneAudit(sql, { keepDays: options.auditKeepDays, rowsMax: AUDIT_MAX }).then((removed) => removed === AUDIT_MAX),
       removeOrphanedReplies(sql, { rowsMax: ORPHANS_MAX }).then((removed) => removed === ORPHANS_MAX),
       removeIdleBuckets(sql, { rowsMax: BUCKETS_MAX }).then((removed) => removed === BUCKETS_MAX),
@@ -44,13 +47,4 @@ export function createRetention(
   }
 
   return createLoop({ log }, { name: 'retention', everyMs: options.everyMs, pass })
-}
-
-async function removeDeadLetters(sql: Sql): Promise<number> {
-  const rows = await sql`
-    delete from dead_letters where (organization_id, id) in (
-      select organization_id, id from dead_letters
-      where created_at < now() - ${DEAD_LETTERS_KEEP_DAYS} * interval '1 day' limit ${DEAD_LETTERS_MAX})
-    returning 1`
-  return rows.length
 }

@@ -30,6 +30,7 @@ import { agentRoutes } from './routes/agents.ts'
 import { appRoutes } from './routes/apps.ts'
 import { auditRoutes } from './routes/audit.ts'
 import { conversationRoutes } from './routes/conversations.ts'
+import { deadLetterRoutes } from './routes/dead-letters.ts'
 import { docsRoutes } from './routes/docs.ts'
 import { eventRoutes } from './routes/events.ts'
 import { healthRoutes, type Readiness } from './routes/health.ts'
@@ -144,6 +145,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', agentRoutes(deps))
   app.route('/', secretRoutes(deps))
   app.route('/', providerKeyRoutes(deps))
+  app.route('/', deadLetterRoutes(deps))
   app.route('/', webhookRoutes(deps))
   app.route('/', usageRoutes())
   app.route('/', limitRoutes(deps))

@@ -161,3 +161,18 @@ function stillClaimed(sql: Sql, { organizationId, id, attempt }: Claim) {
 export async function removeOwedCalls(tx: Sql, organizationId: string): Promise<void> {
   await tx`delete from outbox where organization_id = ${organizationId}`
 }
+
+/**
+ * Owes a buried call once more, from what `buryCall` kept of it and under the id that it had, by which the receiver knows
+ * a repetition. Part of the transaction that takes the dead letter away. Returns that id.
+ */
+export async function oweCallAgain(
+  tx: Sql,
+  { organizationId, kind, letter }: { organizationId: string; kind: string; letter: Record<string, unknown> },
+): Promise<string> {
+  const { id, target, payload } = letter as { id: string; target: string; payload: unknown }
+  await tx`
+    insert into outbox (organization_id, id, kind, target, payload)
+    values (${organizationId}, ${id}, ${kind}, ${target}, ${tx.json(payload as never)}) on conflict do nothing`
+  return id
+}
