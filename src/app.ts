@@ -233,6 +233,7 @@ export function createGateway(
       providerKeys.forget()
       limits.forget()
       signIn.forget()
+      sse.recheck()
     },
   }
   const app = createGatewayApp({

@@ -21,6 +21,8 @@ export interface Env {
     logFields: Record<string, string | number | boolean>
     /** Where a client without a credential finds out how to get one (RFC 9728); absent where it could get none. */
     resourceMetadata?: string
+    /** Finds out anew who asks, for what stays open. Set together with `actor`. */
+    authenticateAgain?: () => Promise<Actor>
     /** Who asks. Set by the authentication middleware, so present behind it. */
     actor?: Actor
     /** A person who is signed in and in no organization yet; only where that is enough. */

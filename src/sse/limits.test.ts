@@ -5,6 +5,8 @@ import { PATIENT, sendRaw } from '../../tests/support/http.ts'
 import { connectSse, type SseClient } from '../../tests/support/sse-client.ts'
 import { createStreamWorld, type StreamReplica, type StreamWorld } from '../../tests/support/streams.ts'
 import { test } from '../../tests/support/world.ts'
+import { type Actor, actorWithAll } from '../domain/accounts/actor.ts'
+import { AppError } from '../lib/errors.ts'
 import { hasOpenStream } from './presence.ts'
 
 const isConnected = ({ name }: { name: string }) => name === 'connected'
@@ -54,6 +56,37 @@ describe('bounds', () => {
     const clients = await Promise.all(Array.from({ length: 60 }, () => connectSse(replica.url(key))))
     expect(clients.map((client) => client.status).sort()).toEqual([...Array(10).fill(200), ...Array(50).fill(503)])
     expect(replica.sse.count()).toBe(10)
+  })
+})
+
+describe('a credential that is taken away', () => {
+  test('ends the streams that it opened, once something is said to have changed', async ({ world }) => {
+    const streams = await createStreamWorld(world)
+    const key = await streams.conversation()
+    const { organizationId } = key
+    const actor = actorWithAll({ organizationId, organizationSlug: organizationId, userId: 'user' })
+    let answer: () => Promise<Actor> = async () => actor
+    let asked = 0
+    const authenticateAgain = () => {
+      asked++
+      return answer()
+    }
+    const replica = await streams.startReplica({ pingMs: 160, authenticateAgain })
+    const client = await connectSse(replica.url(key))
+    await vi.waitUntil(() => asked === 1, PATIENT)
+
+    answer = () => Promise.reject(new Error('the database is away'))
+    replica.sse.recheck()
+    await vi.waitUntil(() => asked === 2, PATIENT)
+    const pings = client.all.filter(isPing).length
+    await vi.waitUntil(() => client.all.filter(isPing).length > pings + 1, PATIENT)
+    expect([asked, client.isClosed]).toEqual([2, false])
+
+    answer = () => Promise.reject(new AppError('unauthenticated', 'revoked'))
+    replica.sse.recheck()
+    expect(await client.closed).toBe(true)
+    expect(client.all.at(-1)).toMatchObject({ name: 'closed', data: { reason: 'unauthorized' } })
+    expect(replica.sse.count()).toBe(0)
   })
 })
 

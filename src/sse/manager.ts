@@ -28,8 +28,12 @@ export interface SseManager extends Service {
       head: number
       preamble: string
       onClose?: (() => void) | undefined
+      /** Whether the client may still read; never rejects. Asked while the stream is open, see `recheck`. */
+      mayStay?: (() => Promise<boolean>) | undefined
     },
   ): void
+  /** Somebody may have lost access: every stream asks `mayStay` at its next ping, and ends when it may not. */
+  recheck(): void
   /** Open streams of this replica. */
   count(): number
 }
@@ -59,6 +63,9 @@ interface Followed extends Channel {
 const PIECE_CHARS = 65_536
 /** Last words of every stream of a conversation that is over. */
 const ENDED = formatNotice('closed', { reason: 'ended' })
+const REFUSED = formatNotice('closed', { reason: 'unauthorized' })
+/** So often a stream asks whether it may stay although nobody said that something has changed: credentials expire too. */
+const ASK_AGAIN_MS = 300_000
 /** Streams are pinged in this many groups, so that not all are written to in one tick. */
 const PING_GROUPS = 16
 
@@ -69,6 +76,9 @@ const PING_GROUPS = 16
 export function createSseManager(deps: SseManagerDeps, options: SseManagerOptions): SseManager {
   const followed = new Map<string, Followed>()
   const groups = Array.from({ length: PING_GROUPS }, () => new Set<Stream>())
+  /** Of streams that must ask, and when they last did. The first time is soon: much may change before a stream is open. */
+  const guards = new WeakMap<Stream, { mayStay(): Promise<boolean>; askedAt: number }>()
+  let changedAt = Number.NEGATIVE_INFINITY
   let opened = 0
   let count = 0
   let draining = false
@@ -179,11 +189,28 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     for (const stream of group) if (!stream.dropIfStalled() && stream.live) stream.write(chunk)
   }
 
+  /** One after the other, so that what is known of a credential answers for all streams that have it. */
+  async function askWhoMayStay(group: Set<Stream>) {
+    const now = performance.now()
+    const due = [...group].flatMap((stream) => {
+      const guard = guards.get(stream)
+      if (!guard || (guard.askedAt >= changedAt && now - guard.askedAt < ASK_AGAIN_MS)) return []
+      guard.askedAt = now
+      return [{ stream, guard }]
+    })
+    for (const { stream, guard } of due) if (!stream.closed && !(await guard.mayStay())) stream.end(REFUSED)
+  }
+
+  function tick(group: Set<Stream>) {
+    ping(group)
+    void askWhoMayStay(group)
+  }
+
   return {
     name: 'sse',
     count: () => count,
     admit,
-    attach(outgoing, { organizationId, conversationId, after, head, preamble, onClose }) {
+    attach(outgoing, { organizationId, conversationId, after, head, preamble, onClose, mayStay }) {
       admit()
       const channel = follow(organizationId, conversationId, head)
       const { bufferBytesMax: bytesMax, stalledMs } = options
@@ -193,6 +220,7 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       }
       const stream = openStream(outgoing, { bytesMax, stalledMs, onClose: close })
       stream.position = after
+      if (mayStay) guards.set(stream, { mayStay, askedAt: Number.NEGATIVE_INFINITY })
       channel.streams.add(stream)
       groups[opened++ % PING_GROUPS]!.add(stream)
       count++
@@ -203,9 +231,12 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       stream.write(encodeChunk(preamble))
       void catchUp(channel, stream)
     },
+    recheck() {
+      changedAt = performance.now()
+    },
     async start() {
       let turn = 0
-      wheel ??= setInterval(() => ping(groups[turn++ % PING_GROUPS]!), options.pingMs / PING_GROUPS)
+      wheel ??= setInterval(() => tick(groups[turn++ % PING_GROUPS]!), options.pingMs / PING_GROUPS)
     },
     async stop() {
       draining = true

@@ -1,11 +1,12 @@
 import { expect } from 'vitest'
 import { type Cluster, test } from '../support/cluster.ts'
 import { until } from '../support/gateway.ts'
+import { connectSse } from '../support/sse-client.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('the gateway needs it')
 
-test.override('clusterOptions', { replicas: 3, env: {} })
+test.override('clusterOptions', { replicas: 3, env: { STREAM_PING_SECONDS: '1' } })
 
 const CALLERS = 6
 /** Answers that are waited for before and after a change: enough that every replica was asked many times. */
@@ -120,4 +121,24 @@ test('an organization goes with its keys, its runs and its streams, on every rep
     async () => (await sql`select 1 from stream_presence where organization_id = ${id}`).length === 0,
     'nothing is left of the stream',
   )
+})
+
+test('streams that are open end when the key they came from is revoked, on every replica', async ({ cluster }) => {
+  const [revoked, kept] = [await makeKey(cluster, 'revoked'), await makeKey(cluster, 'kept')]
+  const conversation = await cluster.open({}, { token: revoked.token })
+  const listen = (token: string, at: number) =>
+    connectSse(`${cluster.replicas[at]!.url}/api/v1/agents/${conversation.id}/events`, {
+      headers: { authorization: `Bearer ${token}` },
+    })
+  const ending = [await listen(revoked.token, 1), await listen(conversation.token, 2)]
+  const bystander = await listen(kept.token, 1)
+  expect((await cluster.call('DELETE', `/api/default/tokens/${revoked.id}`)).status).toBe(204)
+  for (const client of ending) {
+    await until(() => client.isClosed, 'the stream is closed')
+    expect(client.all.at(-1)).toMatchObject({ name: 'closed', data: { reason: 'unauthorized' } })
+  }
+  const pings = () => bystander.all.filter(({ name }) => name === 'ping').length
+  const before = pings()
+  await until(() => pings() > before + 1, 'the other one goes on')
+  expect(bystander.isClosed).toBe(false)
 })

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net'
 import type { Database, Sql } from '../../src/db/client.ts'
 import { createNotifier } from '../../src/db/notify.ts'
 import { inTransaction } from '../../src/db/transaction.ts'
-import { actorWithAll } from '../../src/domain/accounts/actor.ts'
+import { type Actor, actorWithAll } from '../../src/domain/accounts/actor.ts'
 import type { Signals } from '../../src/domain/signals.ts'
 import { createSignals, hearSignals } from '../../src/doorbells.ts'
 import { eventRoutes } from '../../src/http/routes/events.ts'
@@ -53,6 +53,8 @@ export interface ReplicaOptions extends Partial<SseManagerOptions> {
   asleep?: boolean
   /** Runs when it is decided where a stream starts, and nothing of it exists yet. */
   beforeAttach?(): Promise<void>
+  /** Who asks, once more, while a stream is open. */
+  authenticateAgain?(): Promise<Actor>
 }
 
 const DEFAULTS: SseManagerOptions = {
@@ -112,7 +114,7 @@ async function endTurn(sql: Sql, { organizationId, conversationId }: Conversatio
 async function startReplica(
   world: World,
   organizationId: string,
-  { deaf = false, asleep = false, pollMs = 60_000, beforeAttach, ...options }: ReplicaOptions,
+  { deaf = false, asleep = false, pollMs = 60_000, beforeAttach, authenticateAgain, ...options }: ReplicaOptions,
 ): Promise<StreamReplica> {
   const db = await world.replica()
   const { sql } = db
@@ -142,6 +144,7 @@ async function startReplica(
       sockets.push(new WeakRef(c.env.outgoing.socket!))
       c.set('actor', actorWithAll({ organizationId, organizationSlug: organizationId, userId: 'user' }))
       c.set('sql', sql)
+      if (authenticateAgain) c.set('authenticateAgain', authenticateAgain)
       await next()
     })
     app.route('/', eventRoutes({ sse: beforeAttach ? delayed : sse, presence, replica: id }))

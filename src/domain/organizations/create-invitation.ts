@@ -54,13 +54,13 @@ export async function createInvitation(
   const token = randomBytes(32).toString('base64url')
   const { organization, row } = await inTransaction(deps.sql, async (tx) => {
     const organization = await lockOrganization(tx, actor.organizationId)
+    const invitedBy = await findInviter(tx, actor)
     if (email !== null) await replaceInvitations(tx, { actor, email })
     const id = newId('inv')
     const [row] = await tx<{ id: string; createdAt: Date; expiresAt: Date }[]>`
       insert into invitations (organization_id, id, email, role, token_hash, invited_by, expires_at)
       values (${actor.organizationId}, ${id}, ${email}, ${role}, ${sha256(token)},
-        (select user_id from members where organization_id = ${actor.organizationId} and user_id = ${actor.userId}),
-        now() + ${INVITATION_DAYS} * interval '1 day')
+        ${invitedBy}, now() + ${INVITATION_DAYS} * interval '1 day')
       returning id, created_at as "createdAt", expires_at as "expiresAt"`
     const details = { role, ...(email === null ? {} : { email }) }
     await recordAudit(tx, actor, { action: 'invitation.created', targetKind: 'invitation', targetId: id, details })
@@ -69,6 +69,18 @@ export async function createInvitation(
   const url = `${deps.publicUrl}/invite#token=${token}`
   const mailed = email !== null && (await mail(deps, { to: email, url, organizationName: organization.name, ...row }))
   return { ...row, role, email, url, mailed }
+}
+
+/**
+ * Null for a key of the organization. The caller holds the organization's lock: a person who was removed while this request
+ * waited must leave no invitation behind, and least of all one that counts as the organization's own.
+ * @throws AppError 'forbidden'
+ */
+async function findInviter(tx: Sql, { organizationId, userId, credentialId }: Actor): Promise<string | null> {
+  if (userId === credentialId) return null
+  const found = await tx`select 1 from members where organization_id = ${organizationId} and user_id = ${userId}`
+  if (found.length > 0) return userId
+  throw new AppError('forbidden', 'You are no member of this organization any more')
 }
 
 async function replaceInvitations(tx: Sql, { actor, email }: { actor: Actor; email: string }): Promise<void> {

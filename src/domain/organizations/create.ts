@@ -3,6 +3,7 @@ import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { newId } from '../../lib/ids.ts'
 import type { Requester } from '../accounts/actor.ts'
+import { ORGANIZATION as DEFAULT } from '../accounts/bootstrap.ts'
 import { ensureDefaultAgent } from '../agents/default-agent.ts'
 import { recordAudit } from '../audit/record.ts'
 import type { Signals } from '../signals.ts'
@@ -12,7 +13,7 @@ import { isReservedSlug, slugOf } from './slug.ts'
 /** What one person may own, so that nobody fills the table. */
 const OWNED_MAX = 100
 /** Transaction lock: of two first organizations of an install for one, one is made. */
-const SINGLE_LOCK = 7_262_027_003
+const SINGLE_LOCK = 7_262_027_005
 
 export interface CreateOrganizationDeps {
   /** The pool itself: an organization cannot make another one. */
@@ -50,12 +51,20 @@ export async function createOrganization(
 
 /** @throws AppError 'conflict' */
 export function requireFreeWord(slug: string): void {
-  if (isReservedSlug(slug)) throw new AppError('conflict', `"${slug}" is reserved; choose another slug`)
+  if (isTaken(slug)) throw new AppError('conflict', `"${slug}" is reserved; choose another slug`)
+}
+
+/**
+ * The default organization's word stays its own when it has another one by now: the gateway makes keys for whatever is
+ * called so, and members of who comes from the operator's sign-in provider.
+ */
+function isTaken(slug: string): boolean {
+  return isReservedSlug(slug) || slug === DEFAULT.slug
 }
 
 async function insert(tx: Sql, { name, slug }: { name: string; slug: string | undefined }): Promise<Organization> {
   const like = slugOf(name) ?? 'team'
-  const given = slug ?? (isReservedSlug(like) ? `${like}-team` : like)
+  const given = slug ?? (isTaken(like) ? `${like}-team` : like)
   const made =
     (await tryInsert(tx, given, name)) ?? (slug === undefined ? await tryInsert(tx, unlike(given), name) : null)
   if (!made) throw new AppError('conflict', 'This slug is taken')

@@ -109,6 +109,15 @@ describe('a link', () => {
     }
   })
 
+  test('cannot be made by somebody who was removed a moment ago', async ({ world }) => {
+    const { scene, invite } = await createStage(world)
+    const admin = await makeMember(scene, world, 'admin')
+    await scene.sql`delete from members where user_id = ${admin.userId}`
+    await expect(invite({ actor: admin.actor })).rejects.toMatchObject({ code: 'forbidden' })
+    const key = { ...admin.actor, kind: 'key' as const, userId: 'key_of_all', credentialId: 'key_of_all' }
+    expect((await invite({ actor: key })).role).toBe('member')
+  })
+
   test('is replaced by a newer one for the same address', async ({ world }) => {
     const { scene, invite, accept } = await createStage(world)
     const { userId, email } = await makeUser(scene, world)

@@ -56,11 +56,12 @@ describe('a new organization', () => {
     expect(second.slug).toMatch(new RegExp(`^${first.slug}-[a-z0-9]{8}$`))
     expect((await create({ name: '日本' })).slug).toMatch(/^team(-[a-z0-9]{8})?$/)
     expect((await create({ name: 'Docs' })).slug).toMatch(/^docs-team(-[a-z0-9]{8})?$/)
+    expect((await create({ name: 'Default' })).slug).toMatch(/^default-team(-[a-z0-9]{8})?$/)
   })
 
   test('cannot take a slug that is reserved or another one’s', async ({ world }) => {
     const { scene, create } = await createStage(world)
-    for (const slug of ['auth', 'v1', 'organizations', scene.organizationId]) {
+    for (const slug of ['auth', 'v1', 'organizations', 'default', scene.organizationId]) {
       expect(await codeOf(create({ slug })), slug).toBe('conflict')
     }
   })
@@ -102,7 +103,7 @@ describe('name and slug', () => {
   test('never become a reserved word or those of another', async ({ world }) => {
     const [{ scene }, other] = [await createStage(world), await createStage(world)]
     const deps = { sql: scopeToOrganization(scene.sql, scene.organizationId), signals: scene.signals }
-    for (const slug of ['auth', other.scene.organizationId]) {
+    for (const slug of ['auth', 'default', other.scene.organizationId]) {
       expect(await codeOf(updateOrganization(deps, { actor: scene.actor, fields: { slug } })), slug).toBe('conflict')
     }
     expect((await getOrganization(deps.sql, { actor: scene.actor })).slug).toBe(scene.organizationId)

@@ -4,10 +4,11 @@ import { inTransaction } from '../../db/transaction.ts'
 import type { Envelope } from '../../lib/envelope.ts'
 import { AppError } from '../../lib/errors.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
-import { includesRole, type Role } from '../accounts/permissions.ts'
+import type { Role } from '../accounts/permissions.ts'
 import { recordAudit } from '../audit/record.ts'
 import { dropSecret, putSecret, type SecretKey } from '../secrets/store.ts'
 import type { Signals } from '../signals.ts'
+import { requireGrantable } from './grant.ts'
 import { lockOrganization } from './lock.ts'
 
 export interface SignInProviderFields {
@@ -46,16 +47,14 @@ export async function listSignInProviders(sql: Sql, { actor }: { actor: Actor })
 
 /**
  * Adds an OpenID Connect provider. Its id is ours to give, since it is part of the callback and so unique everywhere.
- * @throws AppError 'invalid_request', 'conflict' when there are enough, 'forbidden' for a role above the caller's own.
+ * @throws AppError 'invalid_request', 'conflict' when there are enough, 'forbidden' for a role that is more than the caller's credential may do.
  */
 export async function addSignInProvider(
   deps: SignInProviderDeps,
   { actor, fields, clientSecret }: { actor: Actor; fields: SignInProviderFields; clientSecret: string },
 ): Promise<OwnSignInProvider> {
   requirePermission(actor, 'organization:write')
-  if (actor.role === null || !includesRole(actor.role, fields.role)) {
-    throw new AppError('forbidden', 'You cannot hand out a role that is more than your own')
-  }
+  requireGrantable(actor, fields.role)
   deps.checkIssuer(fields.issuer)
   const { organizationId } = actor
   const providerId = `oidc-${randomBytes(9).toString('hex')}`

@@ -17,9 +17,9 @@ export async function updateOrganization(
   { actor, fields }: { actor: Actor; fields: { name?: string; slug?: string } },
 ): Promise<Organization> {
   requirePermission(actor, 'organization:write')
-  if (fields.slug !== undefined) requireFreeWord(fields.slug)
   const organization = await inTransaction(deps.sql, async (tx) => {
     const before = await lockOrganization(tx, actor.organizationId)
+    if (fields.slug !== undefined && fields.slug !== before.slug) requireFreeWord(fields.slug)
     const [row] = await tx<Organization[]>`
       update organizations set name = ${fields.name ?? before.name}, slug = ${fields.slug ?? before.slug}
       where id = ${actor.organizationId} returning id, slug, name, created_at as "createdAt"`.catch(explainTaken)

@@ -4,7 +4,7 @@ import type { Envelope } from '../../lib/envelope.ts'
 
 const SENTENCE = 'the canary sings'
 /** Transaction lock: of replicas that start at once with different keys one must see the canary of the other. */
-const CANARY_LOCK = 7_262_027_003
+const CANARY_LOCK = 7_262_027_004
 
 const placeOf = (keyId: string) => ['', 'encryption_canaries', keyId, 'sealed']
 

@@ -34,7 +34,9 @@ export function authenticate({ authenticator, accounts, scope }: AuthenticateDep
         if (person.memberships.length === 0) return next()
       }
     }
-    const actor = await authenticator.authenticate({ authorization, cookie, organizationSlug })
+    const credentials = { authorization, cookie, organizationSlug }
+    const actor = await authenticator.authenticate(credentials)
+    c.set('authenticateAgain', () => authenticator.authenticate(credentials))
     c.set('actor', { ...actor, origin: originOf(c) })
     c.set('sql', scope(actor.organizationId))
     await next()

@@ -28,6 +28,7 @@ describe('a change with the cookie of a person', () => {
     ['from nowhere', {}, 403],
     ['from plain http of our name', { origin: 'http://lobu.test' }, 403],
     ['with a forged host', { origin: EVIL, 'x-forwarded-host': 'evil.test' }, 403],
+    ['with what a browser sends to a proxy', { origin: EVIL, authorization: 'Basic eDp5' }, 403],
     ['with a credential of its own', { origin: EVIL, authorization: 'Bearer lobu_x' }, 200],
   ] as [string, Record<string, string>, number][])('%s', async ([, headers, status]) => {
     const ask = await start()

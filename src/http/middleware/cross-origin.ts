@@ -8,6 +8,7 @@ const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS'])
 const ALLOWED_METHODS = 'GET, HEAD, POST, PUT, PATCH, DELETE'
 const ALLOWED_HEADERS = 'authorization, content-type, idempotency-key, if-match, last-event-id, traceparent, x-lobu-org'
 const EXPOSED_HEADERS = 'etag, retry-after, x-request-id'
+const BEARER = /^Bearer +\S/i
 const PREFLIGHT_SECONDS = 600
 
 export interface CrossOriginDeps {
@@ -21,8 +22,8 @@ export interface CrossOriginDeps {
 /**
  * What pages of other origins may do. Those that settings trust get CORS; all others get none, so that browsers keep our
  * answers from them. A change with a person's cookie must come from our own pages or trusted ones: browsers say where a
- * request was made (`Sec-Fetch-Site`, `Origin`), and what says nothing is refused. A request with an `Authorization`
- * header was not made by a browser on its own, and passes. https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
+ * request was made (`Sec-Fetch-Site`, `Origin`), and what says nothing is refused. A request with a bearer token
+ * was not made by a browser on its own, and passes; `Basic` a browser adds by itself for a proxy that asked. https://cheatsheetseries.owasp.org/cheatsheets/Cross-Site_Request_Forgery_Prevention_Cheat_Sheet.html
  */
 export function crossOrigin(deps: CrossOriginDeps): MiddlewareHandler<Env> {
   const own = new Set([new URL(deps.publicUrl).origin, ...deps.trustedOrigins])
@@ -46,7 +47,7 @@ function isPreflight(c: Context<Env>): boolean {
 }
 
 function isCookieChange(c: Context<Env>, cookie: string): boolean {
-  if (SAFE_METHODS.has(c.req.method) || c.req.header('authorization') !== undefined) return false
+  if (SAFE_METHODS.has(c.req.method) || BEARER.test(c.req.header('authorization') ?? '')) return false
   return findCookie(c.req.header('cookie') ?? '', cookie) !== undefined
 }
 

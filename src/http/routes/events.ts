@@ -1,11 +1,15 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { createRoute, z } from '@hono/zod-openapi'
+import type { Context } from 'hono'
+import { requireConversation } from '../../domain/accounts/actor.ts'
 import { followConversation } from '../../domain/conversations/follow.ts'
 import { getConversation } from '../../domain/conversations/get.ts'
+import { AppError } from '../../lib/errors.ts'
 import type { SseManager } from '../../sse/manager.ts'
 import type { Presence } from '../../sse/presence.ts'
 import { STREAM_HEADERS } from '../../sse/stream.ts'
 import { actorOf, databaseOf } from '../actor.ts'
+import type { Env } from '../env.ts'
 import { BEARER } from '../openapi.ts'
 import { addLogFields } from '../request-log.ts'
 import { createRouter, errors, type Router } from '../router.ts'
@@ -27,7 +31,7 @@ seen, on any replica, and gets each later event once. Without a position the str
 | \`error\` | \`{type: "error", error, code, messageId, timestamp}\`, then \`complete\` for the same message |
 | \`complete\` | \`{type: "complete", messageId, processedMessageIds, finalText, usage, status, timestamp}\`, once for each message; \`status\` is completed, failed or cancelled |
 | \`reset\` | \`{oldest, snapshot}\` when the position is no longer kept: the snapshot replaces what the client has shown |
-| \`closed\` | \`{reason}\`; do not come back |
+| \`closed\` | \`{reason}\`; do not come back. \`unauthorized\`: the credential was taken away or has expired |
 
 Other events may be added; leave out what you do not know.`
 
@@ -75,11 +79,36 @@ export function eventRoutes(deps: EventRouteDeps): Router {
     addLogFields(c, { conversationId })
     const leave = () => deps.presence.leave(following.stream)
     try {
-      deps.sse.attach(c.env.outgoing as never, { ...following, onClose: leave })
+      deps.sse.attach(c.env.outgoing as never, { ...following, onClose: leave, mayStay: mayStay(c, following) })
     } catch (error) {
       leave()
       throw error
     }
     return RESPONSE_ALREADY_SENT as never
   })
+}
+
+const LOST = new Set(['unauthenticated', 'forbidden', 'no_organization', 'not_found'])
+
+/**
+ * Asked while the stream is open. A failure that says nothing about the caller, like a database that is away, takes nothing
+ * from them. Keeps none of the request but its credential: streams stay for hours.
+ */
+function mayStay(
+  c: Context<Env>,
+  { organizationId, conversationId }: { organizationId: string; conversationId: string },
+) {
+  const authenticateAgain = c.get('authenticateAgain')
+  return (
+    authenticateAgain &&
+    (async () => {
+      try {
+        const actor = await authenticateAgain()
+        requireConversation(actor, conversationId)
+        return actor.organizationId === organizationId
+      } catch (error) {
+        return !(error instanceof AppError && LOST.has(error.code))
+      }
+    })
+  )
 }

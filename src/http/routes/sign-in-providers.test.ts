@@ -84,6 +84,20 @@ test('what cannot be called or is too many is refused, and nothing is stored', a
   expect(await rows()).toBe(5)
 })
 
+test('a credential that may not do what an admin may lets nobody in as an admin', async ({ world }) => {
+  const { scene, path } = await createStage(world)
+  const { call } = createTestApp(scene, world, { envelope, checkIssuer() {} })
+  const fields = { organizationId: scene.organizationId, userId: null, name: 'test' }
+  const { token } = await createApiKey(scene.sql, { ...fields, scopes: ['organization:write'] })
+  for (const role of ['admin', 'member', 'viewer']) {
+    const answer = await call('POST', path, { token, body: { ...PROVIDER, role } })
+    expect([answer.status, answer.body.code], role).toEqual([403, 'forbidden'])
+  }
+  expect(await scene.sql`select 1 from organization_sign_ins where organization_id = ${fields.organizationId}`).toEqual(
+    [],
+  )
+})
+
 test('owners say how long the audit log is kept', async ({ world }) => {
   const scene = await createScene(world)
   const { call } = createTestApp(scene, world)
