@@ -4,6 +4,7 @@ import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
 import type { Actor, Origin } from '../accounts/actor.ts'
 import { includesRole, type Role } from '../accounts/permissions.ts'
+import { endProviderSessions } from '../accounts/provider-sessions.ts'
 import { recordAudit } from '../audit/record.ts'
 import type { Signals } from '../signals.ts'
 
@@ -42,6 +43,8 @@ export async function acceptInvitation(
       insert into members (organization_id, user_id, role) values (${organizationId}, ${args.userId}, ${role})
       on conflict do nothing returning 1`
     if (joined.length === 0) throw new AppError('conflict', 'You are a member of this organization already')
+    const exceptSessionId = args.kind === 'user' ? args.credentialId : undefined
+    await endProviderSessions(tx, { userId: args.userId, exceptSessionId })
     await tx`
       update invitations set accepted_at = now(), accepted_by = ${args.userId}
       where organization_id = ${organizationId} and id = ${invitation.id}`

@@ -4,6 +4,7 @@ import { AppError } from '../../lib/errors.ts'
 import { newId } from '../../lib/ids.ts'
 import type { Requester } from '../accounts/actor.ts'
 import { ORGANIZATION as DEFAULT } from '../accounts/bootstrap.ts'
+import { endProviderSessions } from '../accounts/provider-sessions.ts'
 import { ensureDefaultAgent } from '../agents/default-agent.ts'
 import { recordAudit } from '../audit/record.ts'
 import type { Signals } from '../signals.ts'
@@ -39,6 +40,8 @@ export async function createOrganization(
     const made = await insert(tx, { name, slug })
     await tx`
       insert into members (organization_id, user_id, role) values (${made.id}, ${requester.userId}, 'owner')`
+    const exceptSessionId = requester.kind === 'user' ? requester.credentialId : undefined
+    await endProviderSessions(tx, { userId: requester.userId, exceptSessionId })
     await ensureDefaultAgent(tx, made.id)
     const details = { name, slug: made.slug }
     const target = { targetKind: 'organization', targetId: made.id, details }

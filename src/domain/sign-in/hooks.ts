@@ -5,6 +5,7 @@ import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import type { Origin } from '../accounts/actor.ts'
 import { ensureOrganization } from '../accounts/bootstrap.ts'
+import { endProviderSessions, mayUseProviderOf } from '../accounts/provider-sessions.ts'
 import { recordAudit } from '../audit/record.ts'
 import type { OpenInvitation } from './invitation-permit.ts'
 import type { SignInProvider } from './providers/provider.ts'
@@ -59,7 +60,10 @@ export function createSignInHooks(deps: SignInHookDeps): Pick<Options, 'database
         delete: { after: async () => accessChanged() },
       },
       session: {
-        create: { after: async (session, ctx) => noteSignIn(sql, session, ctx) },
+        create: {
+          before: async (session, ctx) => refuseForeign(deps, session, ctx),
+          after: async (session, ctx) => noteSignIn(sql, session, ctx),
+        },
         delete: { after: async () => accessChanged() },
       },
     },
@@ -97,6 +101,21 @@ function requireLeave(deps: SignInHookDeps, email: string, ctx: GenericEndpointC
   })
 }
 
+/** @throws APIError for somebody for whom an organization's own provider may not speak. */
+async function refuseForeign(
+  { sql, providers }: SignInHookDeps,
+  { userId }: { userId: string },
+  ctx: GenericEndpointContext | null,
+): Promise<void> {
+  if (ctx?.path !== CALLBACK_PATH) return
+  const organizationId = providers.find(({ id }) => id === ctx.params?.id)?.organizationId
+  if (organizationId === undefined || (await mayUseProviderOf(sql, { organizationId, userId }))) return
+  throw new APIError('FORBIDDEN', {
+    code: 'PROVIDER_OF_ONE_ORGANIZATION',
+    message: 'This provider is for people of one organization only, and not for owners: sign in another way',
+  })
+}
+
 /** A new identity at a provider that an organization, or the operator, lets in makes its owner a member. */
 async function join(deps: SignInHookDeps, account: { userId: string; providerId: string }): Promise<void> {
   const joins = deps.providers.find(({ id }) => id === account.providerId)?.joins
@@ -107,6 +126,7 @@ async function join(deps: SignInHookDeps, account: { userId: string; providerId:
       insert into members (organization_id, user_id, role) values (${organizationId}, ${account.userId}, ${joins.role})
       on conflict do nothing returning 1`
     if (rows.length === 0) return false
+    await endProviderSessions(tx, { userId: account.userId })
     const actor = { kind: 'user' as const, credentialId: account.providerId, organizationId, userId: account.userId }
     await recordAudit(tx, actor, {
       ...{ action: 'member.joined', targetKind: 'member', targetId: account.userId },

@@ -1,8 +1,9 @@
 import { describe, expect } from 'vitest'
 import { startFakeOidc } from '../../../tests/support/fake-oidc.ts'
-import { createScene } from '../../../tests/support/scene.ts'
+import { createScene, recordSignals } from '../../../tests/support/scene.ts'
 import { test, type World } from '../../../tests/support/world.ts'
 import { createGuardedCall } from '../../adapters/outbound/guarded-call.ts'
+import { acceptInvitation } from '../organizations/accept-invitation.ts'
 import { INVITATION_COOKIE } from './hooks.ts'
 import { createOidcProvider } from './providers/oidc.ts'
 import { type Browser, createSignInRig, invite, PASSWORD } from './test-rig.ts'
@@ -145,6 +146,35 @@ describe('the provider of an organization', () => {
     await sql`delete from members where organization_id = ${organizationId}`
     await browser().comeBackFrom(provider)
     expect(await sql`select 1 from members where organization_id = ${organizationId}`).toHaveLength(0)
+  })
+
+  test('speaks for people of that organization alone, and for none of its owners', async ({ world }) => {
+    const { sql, browser, fake, organizationId, add } = await createRig(world)
+    const provider = world.unique('corp')
+    await add(provider)
+    const email = `${world.unique('colleague')}@example.com`
+    fake.signInAs({ sub: email, email, name: 'Colleague' })
+    const first = browser()
+    await first.comeBackFrom(provider)
+    expect(await (await first.send('/get-session')).json()).toMatchObject({ user: { email } })
+    const [person] = await sql<{ id: string }[]>`select id from users where email = ${email}`
+    const userId = person!.id
+    const comeBack = async () => {
+      const one = browser()
+      await one.comeBackFrom(provider)
+      return ((await (await one.send('/get-session')).json()) as { user: object } | null) !== null
+    }
+    expect(await comeBack()).toBe(true)
+
+    await sql`update members set role = 'owner' where organization_id = ${organizationId} and user_id = ${userId}`
+    expect(await comeBack()).toBe(false)
+    await sql`update members set role = 'viewer' where organization_id = ${organizationId} and user_id = ${userId}`
+    const elsewhere = (await createScene(world)).organizationId
+    const token = await invite(sql, elsewhere)
+    const [kept] = await sql<{ id: string }[]>`select id from user_sessions where user_id = ${userId} limit 1`
+    await acceptInvitation({ sql, signals: recordSignals() }, { token, userId, kind: 'user', credentialId: kept!.id })
+    expect(await sql`select id from user_sessions where user_id = ${userId}`).toEqual([{ id: kept!.id }])
+    expect(await comeBack()).toBe(false)
   })
 
   test('cannot sign in as somebody else by naming their address', async ({ world }) => {
