@@ -196,8 +196,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       if (spent) return { end: failure('budget_exhausted', spent.message) }
       one.turn = await beginTurn(deps, { run: one.run, replies, signal })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
-      const { agentId, model: name } = one.turn.context
+      const { agentId, model: name, isAnswered } = one.turn.context
       const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
+      const modelName = `${model.provider}/${model.modelId}`
+      if (isAnswered) return { end: { status: 'completed', usage: NO_USAGE }, model: modelName }
       void noteWorker(sql, one.run, options.replica).catch(() => {})
       const turn = pool.runTurn({
         key: `${one.run.organizationId}/${one.run.conversationId}`,
@@ -206,7 +208,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
         signal,
       })
       loaded()
-      return { end: await turn, model: `${model.provider}/${model.modelId}` }
+      return { end: await turn, model: modelName }
     } catch (error) {
       // A database that is away for a moment says nothing about the turn: it is tried again.
       const isAway = error instanceof AppError && error.code === 'database_unavailable'

@@ -84,6 +84,41 @@ describe('a turn whose attempt was cut off', () => {
   })
 })
 
+describe('a turn that was cut off behind a step', () => {
+  const call = { type: 'tool-call' as const, toolCallId: 'c1', toolName: 'look', input: {} }
+  const result = { ...call, type: 'tool-result' as const, output: { type: 'text' as const, value: 'seen' } }
+  const said = { type: 'text' as const, text: 'Here it is.' }
+
+  test.for([
+    {
+      name: 'that only says something is answered',
+      messages: [{ role: 'assistant' as const, content: [said] }],
+      isAnswered: true,
+    },
+    {
+      name: 'that used a tool goes on',
+      messages: [
+        { role: 'assistant' as const, content: [said, call] },
+        { role: 'tool' as const, content: [result] },
+      ],
+      isAnswered: false,
+    },
+    {
+      name: 'whose tool ran at the provider is answered',
+      messages: [{ role: 'assistant' as const, content: [{ ...call, providerExecuted: true }, result, said] }],
+      isAnswered: true,
+    },
+    { name: 'of which nothing was saved goes on', messages: [], isAnswered: false },
+  ])('$name', async ({ messages, isAnswered }, { world }) => {
+    const scene = await createScene(world)
+    const run = await scene.start(await scene.open())
+    expect((await loadTurn(scene.sql, run))!.isAnswered).toBe(false)
+    await saveStep(scene.sql, run, { step: 1, messages, usage: USAGE, model: 'demo/demo' })
+    await releaseRun(scene.sql, run, { delayMs: 0, countAttempt: true })
+    expect((await loadTurn(scene.sql, await scene.claimOne()))!.isAnswered).toBe(isAnswered)
+  })
+})
+
 describe('what a worker is given', () => {
   test('is the conversation up to its own message, and the instructions of its agent', async ({ world }) => {
     const scene = await createScene(world)
@@ -109,6 +144,7 @@ describe('what a worker is given', () => {
       partialText: '',
       text: '',
       hasSavedText: false,
+      isAnswered: false,
       usage: { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 },
     })
   })

@@ -22,6 +22,8 @@ export interface TurnContext {
   text: string
   /** True when steps of this turn with visible text are saved: the next text follows a separator. */
   hasSavedText: boolean
+  /** True when the last step of the turn is saved: it lacks nothing but its end, and no model is to be asked again. */
+  isAnswered: boolean
   /** What the saved steps of earlier attempts cost. */
   usage: RunUsage
 }
@@ -45,7 +47,15 @@ export async function loadTurn(sql: Sql, run: ClaimedRun): Promise<TurnContext |
   const { agentId, instructions } = row
   const base = { agentId, model: row.settings.model ?? row.agentModel, instructions, messages }
   if (run.attempt <= 1 && run.fence <= 1) {
-    return { ...base, missingText: '', partialText: '', text: '', hasSavedText: false, usage: NO_USAGE }
+    return {
+      ...base,
+      missingText: '',
+      partialText: '',
+      text: '',
+      hasSavedText: false,
+      isAnswered: false,
+      usage: NO_USAGE,
+    }
   }
   const saved = await readSavedTexts(sql, run)
   const streamed = await readStreamedText(sql, { ...run, afterSeq: row.endSeq })
@@ -56,8 +66,21 @@ export async function loadTurn(sql: Sql, run: ClaimedRun): Promise<TurnContext |
     partialText: partial,
     text: streamed + missing,
     hasSavedText: joinSteps(saved) !== '',
+    isAnswered: isAnswer(messages.at(-1)),
     usage: await readSavedUsage(sql, run),
   }
+}
+
+/**
+ * Whether this, as the last message there is, ends a turn: a step that goes on leaves the results of its tools behind,
+ * and a message that was taken in meanwhile is the user's.
+ */
+function isAnswer(last: ModelMessage | undefined): boolean {
+  if (last?.role !== 'assistant') return false
+  return (
+    typeof last.content === 'string' ||
+    !last.content.some((part) => part.type === 'tool-call' && !part.providerExecuted)
+  )
 }
 
 const NO_USAGE: RunUsage = { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 }
