@@ -22,6 +22,8 @@ export interface RunReplies {
   event(name: string, data: Record<string, unknown>): void
   /** False while more waits than may. */
   hasRoom(): boolean
+  /** Number of the last batch that was sent; 0 before the first. */
+  batch(): number
   /**
    * Takes no more, waits for the batch in flight, and returns what was never sent: the transaction that ends the run
    * writes it. Aborting `signal` gives up waiting for a database that does not come back; then the answer is null, and
@@ -146,6 +148,7 @@ export function createReplyWriter({
         },
         event: (name, data) => push(entry, { name, data }),
         hasRoom: () => entry.chars < WAITING_CHARS_MAX,
+        batch: () => entry.batches,
         async close(signal) {
           entry.open = false
           if (!entry.sent) entries.delete(entry)

@@ -241,17 +241,22 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       return 'retried'
     }
     const status = failed.status === 'completed' ? 'completed' : 'failed'
-    await writeEnd({
+    const { ended } = await writeEnd({
       ...run,
       status,
       error: failed.error,
       usage: one.turn?.usage(end.usage),
       model: args.model,
       text: one.turn?.text(),
+      batch: replies.batch(),
       lastEvents: unsent,
       deadLetter: lost,
     })
-    return status
+    if (ended.length > 0) return status
+    // Somebody else ended it; or a crash of the database took replies that it had stored, and they must be said again.
+    if (!(await releaseRun(sql, run, { delayMs: 0, countAttempt: false }))) return 'ended elsewhere'
+    signals.runReady()
+    return 'retried'
   }
 
   async function writeEnd(end: EndOfRun) {

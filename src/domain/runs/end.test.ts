@@ -59,6 +59,17 @@ describe('the end of a run', () => {
     })
   })
 
+  test('is not written while the database lacks replies that its writer sent', async ({ world }) => {
+    const scene = await createScene(world)
+    const run = await scene.start(await scene.open())
+    await scene.say(run, 'kept ')
+    // What a crash leaves that took the last batch back: see `insertReplies`.
+    expect(await scene.end(run, { text: 'kept lost', batch: 2 })).toMatchObject({ ended: [], published: [] })
+    expect(await scene.stateOf(run.id)).toBe('running')
+    expect((await scene.end(run, { text: 'kept ', batch: 1 })).ended).toHaveLength(1)
+    expect(await onlyComplete(scene, run)).toMatchObject({ finalText: 'kept ' })
+  })
+
   test('says why a run failed, then completes it', async ({ world }) => {
     const scene = await createScene(world)
     const run = await scene.start(await scene.open())

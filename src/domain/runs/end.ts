@@ -23,6 +23,11 @@ export interface EndOfRun {
   model?: string | undefined
   /** The turn's whole text, when the caller streamed it all; otherwise it is read from the log. */
   text?: string | undefined
+  /**
+   * Number of the last batch of replies that this claim has sent. Replies are stored by a commit that does not wait for the
+   * disk: where a crash took some, the database knows a lower number, and the run is not ended but said again.
+   */
+  batch?: number | undefined
   /** Event lines of the run that were not sent before. */
   lastEvents?: string[] | undefined
   /** Kept for a person to look at. */
@@ -92,7 +97,7 @@ export async function endRunIn(tx: Sql, given: EndOfRun): Promise<EndResult> {
 type KnownEnd = EndOfRun & { usage: RunUsage }
 type Discharged = EndedRun & { turn: number; attempt: number; wasActive: boolean; webhookUrl: string | null }
 
-/** Makes the run, and those it took in, terminal. Nothing comes back when somebody else ended it, or holds it now. */
+/** Makes the run, and those it took in, terminal. Nothing comes back when somebody else ended it or holds it now, or replies are lost. */
 async function discharge(tx: Sql, end: EndOfRun): Promise<Discharged[]> {
   const own = await tx<Discharged[]>`
     update runs r set state = ${end.status}, ended_at = now(), replica = null, lease_until = null, due_at = null,
@@ -101,6 +106,7 @@ async function discharge(tx: Sql, end: EndOfRun): Promise<Discharged[]> {
     where r.organization_id = ${end.organizationId} and r.id = before.id
       and r.state in ('queued', 'ready', 'delayed', 'running')
       and (${end.fence}::bigint is null or (r.fence = ${end.fence} and r.state = 'running'))
+      and (${end.batch ?? null}::int is null or r.reply_batch = ${end.batch ?? null})
     returning r.id, r.message_id as "messageId", r.turn, r.attempt, before.state <> 'queued' as "wasActive",
       r.webhook_url as "webhookUrl"`
   if (own.length === 0) return []
