@@ -1,10 +1,11 @@
 import { defineConfig } from 'vitest/config'
 
 /**
- * Three projects, run by one `vitest run`:
+ * Four projects, run by one `vitest run`:
  * `structure` needs nothing and takes seconds (also part of `npm run check`);
  * `unit` talks to a database, which `tests/support/global-setup.ts` finds or starts;
- * `e2e` starts the built server as real processes, one file at a time.
+ * `e2e` starts the built server as real processes, one file at a time;
+ * `faults` does the same and kills, freezes, cuts off and floods them. `npm run soak` is its long form.
  */
 export default defineConfig({
   test: {
@@ -31,6 +32,20 @@ export default defineConfig({
           testTimeout: 120_000,
           hookTimeout: 120_000,
           fileParallelism: false,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'faults',
+          include: ['tests/faults/*.test.ts'],
+          // A bound on what hangs, and no promise: `npm run soak` runs each of them for as long as it was told to.
+          testTimeout: 300_000 + 1000 * (Number(process.env.SOAK_SECONDS) || 0),
+          hookTimeout: 120_000,
+          fileParallelism: false,
+          // Behind everything else, so that no other file wants the machine at the same time.
+          sequence: { groupOrder: 2 },
         },
       },
     ],

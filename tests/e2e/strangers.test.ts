@@ -3,6 +3,7 @@ import { SignJWT, UnsecuredJWT } from 'jose'
 import { describe, expect } from 'vitest'
 import { type Answer, type Cluster, type Conversation, SECRETS, test } from '../support/cluster.ts'
 import { until } from '../support/gateway.ts'
+import { makeOrganization } from '../support/organization.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('the gateway needs it')
@@ -107,19 +108,6 @@ describe('a credential that is not one', () => {
 })
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
-
-/** An organization with a default agent and a key, as SQL makes it, past everything that could go wrong in the product. */
-async function makeOrganization({ database: { sql } }: Cluster) {
-  const slug = `org-${randomBytes(4).toString('hex')}`
-  const key = `lobu_${randomBytes(24).toString('base64url')}`
-  await sql`insert into organizations (id, slug, name) values (${slug}, ${slug}, ${slug})`
-  await sql`
-    insert into agents (organization_id, id, name, is_default) values (${slug}, 'assistant', 'Theirs', true)`
-  await sql`
-    insert into api_keys (organization_id, id, name, token_hash, token_prefix)
-    values (${slug}, ${`key-${slug}`}, 'test', ${sha256(key)}, ${key.slice(0, 12)})`
-  return { slug, key }
-}
 
 test('lists hold only what is the caller’s own, and names of others find nothing', async ({ cluster }) => {
   await cluster.call('POST', '/api/default/agents', { body: { agentId: 'victims-agent', name: 'Secret' } })

@@ -5,6 +5,7 @@ import { createLogger } from '../../src/lib/logger.ts'
 import { createTestDatabase } from './database.ts'
 import { type Follower, type FollowOptions, followEvents } from './follower.ts'
 import { type Gateway, runProgram, startGateway } from './gateway.ts'
+import { type OwnPostgres, startOwnPostgres } from './own-postgres.ts'
 import { type LoadBalancer, startLoadBalancer } from './proxy.ts'
 import { createRandom, type Random } from './random.ts'
 
@@ -72,11 +73,17 @@ export interface Cluster {
   open(body?: Record<string, unknown>, call?: Call): Promise<Conversation>
   /** A connection to the cluster's database. */
   readonly database: Database
+  /** The server under it, when the cluster was made with one of its own. */
+  readonly postgres: OwnPostgres | undefined
 }
 
 export interface ClusterOptions {
   replicas: number
   env: Record<string, string>
+  /** `own`: a server that the tests may stop. */
+  postgres?: 'own'
+  /** Puts something between the replicas and Postgres; they are given the URL that it returns. */
+  between?(url: string): Promise<{ url: string; stop(): Promise<void> }>
 }
 
 /**
@@ -96,14 +103,19 @@ export const test = base.extend<{
   ],
   started: [
     async ({ clusterOptions }, use) => {
-      const database = await createTestDatabase(inject('testServer'), { log: createLogger(SILENT) })
+      const postgres = clusterOptions.postgres === 'own' ? await startOwnPostgres() : undefined
+      const database =
+        postgres?.database ?? (await createTestDatabase(inject('testServer'), { log: createLogger(SILENT) }))
       if (database.url === undefined) throw new Error('a cluster needs a Postgres server')
       const own = await database.open({ poolMax: 2 })
-      const started = await startCluster({ url: database.url, database: own }, clusterOptions)
+      const between = await clusterOptions.between?.(database.url)
+      const place = { url: between?.url ?? database.url, database: own, postgres }
+      const started = await startCluster(place, clusterOptions)
       await use(started)
       await started.stop()
+      await between?.stop()
       await own.close()
-      await database.drop()
+      await (postgres ? postgres.destroy() : database.drop())
     },
     { scope: 'file' },
   ],
@@ -122,7 +134,7 @@ interface StartedCluster {
 }
 
 async function startCluster(
-  { url, database }: { url: string; database: Database },
+  { url, database, postgres }: { url: string; database: Database; postgres: OwnPostgres | undefined },
   options: ClusterOptions,
 ): Promise<StartedCluster> {
   const random = createRandom()
@@ -153,7 +165,7 @@ async function startCluster(
   const call = (method: string, path: string, { at = proxy.url, token = key, ...rest }: Call = {}) =>
     sendRequest(method, `${at}${path}`, { token, ...rest })
   const cluster: Cluster = {
-    ...{ random, key, proxy, env, database, balance, add, call },
+    ...{ random, key, proxy, env, database, postgres, balance, add, call },
     replicas: started,
     open: (body, opening) => openConversation(cluster, body, opening),
   }

@@ -8,6 +8,8 @@ export interface LoadBalancer {
   setTargets(ports: number[]): void
   /** Requests passed on so far, by port. */
   counts(): Map<number, number>
+  /** Breaks off all that is open to this replica, as a load balancer does that gave it up. */
+  giveUp(port: number): void
   stop(): Promise<void>
 }
 
@@ -19,12 +21,15 @@ export interface LoadBalancer {
 export async function startLoadBalancer({ random }: { random: Random }): Promise<LoadBalancer> {
   let targets: number[] = []
   const counts = new Map<number, number>()
+  const open = new Map<Socket, number>()
 
   async function pass(incoming: IncomingMessage, outgoing: ServerResponse) {
     const socket = await connectAny(random.shuffle(targets))
     if (!socket) return void outgoing.writeHead(502, { connection: 'close' }).end('no replica takes connections')
     const port = socket.remotePort ?? 0
     counts.set(port, (counts.get(port) ?? 0) + 1)
+    open.set(socket, port)
+    socket.on('close', () => open.delete(socket))
     const { method, url: path, headers } = incoming
     const upstream = request({
       method,
@@ -55,6 +60,9 @@ export async function startLoadBalancer({ random }: { random: Random }): Promise
       targets = ports
     },
     counts: () => counts,
+    giveUp(port) {
+      for (const [socket, target] of open) if (target === port) socket.destroy()
+    },
     stop: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

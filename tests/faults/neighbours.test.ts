@@ -1,0 +1,126 @@
+import { expect } from 'vitest'
+import { findFaults } from '../support/checker.ts'
+import { type Cluster, type Conversation, test } from '../support/cluster.ts'
+import { effort } from '../support/effort.ts'
+import { requireProc, until } from '../support/gateway.ts'
+import { makeOrganization } from '../support/organization.ts'
+import { talk } from '../support/talk.ts'
+import { requirePostgres } from '../support/world.ts'
+
+requirePostgres('several replicas share it')
+requireProc()
+
+// Few places, so that they can be filled; no more than two connections for each replica, so that what held one would show.
+const ENV = { WORKERS_BUSY_MAX: '4', ORG_RUNS_MAX: '6', DATABASE_POOL_MAX: '2', RUN_ATTEMPTS_MAX: '2' }
+test.override('clusterOptions', { replicas: 2, env: ENV })
+
+/** Messages that never end by themselves, each in a conversation of its own. */
+async function hang(cluster: Cluster, count: number, token: string): Promise<Conversation[]> {
+  return Promise.all(
+    Array.from({ length: count }, async () => {
+      const conversation = await cluster.open({}, { token })
+      await conversation.send('/hang')
+      return conversation
+    }),
+  )
+}
+
+// 19, 54: markers of one are looked for in what the other saw
+test('an organization whose model hangs, with far more messages than places, delays no other', async ({ cluster }) => {
+  const [noisy, quiet] = [await makeOrganization(cluster), await makeOrganization(cluster)]
+  const hanging = await hang(cluster, 40, noisy.key)
+  await until(async () => {
+    const [row] = await cluster.database.sql<{ n: number }[]>`
+      select count(*)::int as n from runs where organization_id = ${noisy.slug} and state = 'running'`
+    return row!.n >= 6
+  }, 'it has all the places that it may have')
+  // Nothing of it ends meanwhile, so each of these turns found a place beside it.
+  const options = (name: string, token: string) => ({ name, goOn: (turn: number) => turn < 5, call: { token } })
+  const seen = await Promise.all([
+    ...Array.from({ length: 6 }, (_, at) => talk(cluster, options(`quiet-${at}`, quiet.key))),
+    talk(cluster, options('default', cluster.key)),
+  ])
+  expect(findFaults(seen)).toEqual([])
+  const [row] = await cluster.database.sql<{ n: number }[]>`
+    select count(*)::int as n from runs where organization_id = ${noisy.slug} and ended_at is not null`
+  expect(row!.n).toBe(0)
+  for (const conversation of hanging) await conversation.cancel()
+})
+
+// 30
+test('fifty conversations on two connections a replica: none is held by a turn, and every question is answered', async ({
+  cluster,
+}) => {
+  const { key } = await makeOrganization(cluster)
+  const hanging = await hang(cluster, 8, key)
+  const seen = await Promise.all(
+    Array.from({ length: 50 }, (_, at) =>
+      talk(cluster, {
+        name: `pool-${at}`,
+        goOn: (turn) => turn < effort(2, 20),
+        content: (marker) => `/echo ${marker}`,
+      }),
+    ),
+  )
+  expect(findFaults(seen)).toEqual([])
+  for (const conversation of hanging) await conversation.cancel()
+})
+
+// 20
+test('a turn that kills its worker every time ends as failed after its tries, and the conversation goes on', async ({
+  cluster,
+}) => {
+  const conversation = await cluster.open()
+  const follower = await conversation.follow()
+  const { messageId, runId } = await conversation.send('/hang')
+  const behind = await conversation.send('/echo behind')
+  const isOver = () => follower.events().some(({ name, data }) => name === 'complete' && data.messageId === messageId)
+  const struck = new Set<number>()
+  await until(async () => {
+    // Only workers that have begun: the spare one is nobody's.
+    const [run] = await cluster.database.sql`select state from runs where id = ${runId}`
+    const workers = cluster.replicas.flatMap((gateway) => gateway.workers())
+    if (run?.state === 'running') for (const pid of workers) if (!struck.has(pid)) process.kill(pid, 'SIGKILL')
+    for (const pid of workers) struck.add(pid)
+    return isOver()
+  }, 'it is given up')
+  await follower.completed(behind.messageId)
+  const seen = { name: 'poison', events: follower.events(), after: 0 }
+  const acknowledged = [
+    { messageId, answer: '', status: 'failed' as const },
+    { messageId: behind.messageId, answer: 'behind' },
+  ]
+  expect(findFaults([{ ...seen, acknowledged }])).toEqual([])
+  expect((await cluster.call('GET', `/api/v1/runs/${runId}`)).body).toMatchObject({ status: 'failed', attempt: 2 })
+  await follower.stop()
+})
+
+// 20: a tool loop
+test('a turn that calls tools without end is ended at the limit of its steps, and says so', async ({ cluster }) => {
+  const conversation = await cluster.open()
+  const follower = await conversation.follow()
+  const { messageId } = await conversation.send('/tools 100')
+  await follower.completed(messageId)
+  const acknowledged = [{ messageId, status: 'failed' as const }]
+  expect(findFaults([{ name: 'loop', events: follower.events(), acknowledged, after: 0 }])).toEqual([])
+  await follower.stop()
+})
+
+// 70
+test('what is changed on one replica holds on all others at once', async ({ cluster }) => {
+  const [here, there] = cluster.replicas.map(({ url }) => url)
+  const created = await cluster.call('POST', '/api/default/agents', {
+    body: { agentId: 'changing', name: 'A' },
+    at: here!,
+  })
+  expect(created.status, created.text).toBe(201)
+  for (let round = 0; round < 20; round++) {
+    const changed = await cluster.call('PATCH', '/api/default/agents/changing', {
+      body: { name: `n${round}` },
+      at: here!,
+    })
+    expect(changed.status, changed.text).toBe(200)
+    const read = await cluster.call('GET', '/api/default/agents/changing', { at: there! })
+    expect(JSON.stringify(read.body)).toContain(`n${round}`)
+  }
+})

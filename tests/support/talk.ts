@@ -1,0 +1,65 @@
+import type { Acknowledged, Seen } from './checker.ts'
+import type { Call, Cluster, Conversation } from './cluster.ts'
+import { until } from './gateway.ts'
+
+/** What clients are told, or meet, while something is away: they ask again. Everything else is a fault. */
+const AWAY = /\b50[23]\b|ECONNRESET|ECONNREFUSED|EPIPE|socket hang up/
+/** Longer than any outage that a test makes. */
+const PATIENCE_MS = 120_000
+
+/**
+ * Asks until it is accepted, as clients do that were told `Retry-After` or lost their connection. Only for requests that
+ * may be repeated: a message needs an id of the client's own.
+ */
+export function untilAccepted<T>(ask: () => Promise<T>): Promise<NonNullable<T>> {
+  const tried = () =>
+    ask().catch((error: NodeJS.ErrnoException) => {
+      if (AWAY.test(`${error.code} ${error.message}`)) return undefined
+      throw error
+    })
+  return until(tried, 'the request is accepted', PATIENCE_MS)
+}
+
+export interface TalkOptions {
+  /** Part of all markers, so it must be unique among the clients that are checked together. */
+  name: string
+  /** Asked before each turn but the first. */
+  goOn(turn: number): boolean
+  /** What to say; the marker is part of it, or at least of the answer. */
+  content?(marker: string): string
+  /** Requests must all be accepted at once: nothing is asked twice. */
+  strict?: boolean
+  /** Of the opening: whose key, for example. */
+  call?: Call
+}
+
+/** One client: says one thing after the other on one stream that it keeps, and waits for each answer. Resolves with all it saw. */
+export async function talk(cluster: Cluster, options: TalkOptions): Promise<Seen> {
+  const { name, goOn, strict = false } = options
+  const { random } = cluster
+  const ask = <T>(work: () => Promise<T>) => (strict ? work() : untilAccepted(work)) as Promise<NonNullable<T>>
+  const say = options.content ?? ((marker) => `/echo ${marker} /words 30 /delay ${random.pick([1, 5, 20])}`)
+  const conversation = await ask(() => cluster.open({ thread: name }, options.call))
+  const follower = await ask(() => conversation.follow())
+  const acknowledged: Acknowledged[] = []
+  for (let turn = 1; turn === 1 || goOn(turn); turn++) {
+    const marker = `marker-${name}-${turn}`
+    const { messageId } = await ask(() => conversation.send(say(marker), { messageId: marker }))
+    acknowledged.push({ messageId, marker })
+    await untilEnded(cluster, conversation, follower.events, messageId)
+  }
+  await follower.stop()
+  return { name, acknowledged, events: follower.events(), faults: follower.faults, after: 0 }
+}
+
+/** Resolves when the stream has shown the end of this message. Rejects with what the run says of itself when it does not. */
+async function untilEnded(cluster: Cluster, { id }: Conversation, events: () => Seen['events'], messageId: string) {
+  const isOver = () => events().some(({ name, data }) => name === 'complete' && data.messageId === messageId)
+  await until(isOver, `${messageId} ends`, PATIENCE_MS).catch(async (error: Error) => {
+    const rows = await cluster.database.sql`
+      select state, attempt, fence, replica, due_at, ended_at, start_seq, end_seq from runs
+      where conversation_id = ${id} and message_id = ${messageId}`
+    const last = events().at(-1)
+    throw new Error(`${error.message}; its run is ${JSON.stringify(rows[0])}, the last event ${JSON.stringify(last)}`)
+  })
+}
