@@ -1,7 +1,8 @@
 import { expect } from 'vitest'
-import { findFaults, type Seen } from '../support/checker.ts'
+import { findFaults } from '../support/checker.ts'
 import { type Cluster, test } from '../support/cluster.ts'
 import { until } from '../support/gateway.ts'
+import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('connections of a server are ended')
@@ -66,46 +67,20 @@ interface Talk {
 }
 
 /** Twelve clients talk until `work` is done, each on a stream that it keeps. What they saw must have no fault. */
-async function talkDuring(talking: Talk, work: (turns: () => number) => Promise<void>) {
+async function talkDuring({ cluster, isAway }: Talk, work: (turns: () => number) => Promise<void>) {
   let isOver = false
   let turns = 0
   const goOn = () => {
     turns++
     return !isOver
   }
-  const clients = Promise.all(Array.from({ length: 12 }, (_, at) => talk(talking, `client-${at}`, goOn)))
+  const content = (marker: string) => `/echo ${marker} /words 40 /delay ${cluster.random.pick([1, 5, 20])}`
+  const away = isAway ? / 503\b/ : null
+  const clients = Promise.all(
+    Array.from({ length: 12 }, (_, at) => talk(cluster, { name: `client-${at}`, goOn, content, away })),
+  )
   await work(() => turns).finally(() => {
     isOver = true
   })
-  const seen = await clients
-  expect(findFaults(seen)).toEqual([])
-}
-
-/** One client; after each turn it asks whether to go on. */
-async function talk(talking: Talk, name: string, goOn: () => boolean): Promise<Seen> {
-  const { random, open } = talking.cluster
-  const conversation = await untilAccepted(talking, () => open({ thread: `${name}-${random.next()}` }))
-  const follower = await untilAccepted(talking, () => conversation.follow())
-  const seen: Seen = { name, acknowledged: [], events: [], after: 0 }
-  for (let turn = 1; turn === 1 || goOn(); turn++) {
-    const marker = `marker-${name}-${turn}`
-    const content = `/echo ${marker} /words 40 /delay ${random.pick([1, 5, 20])}`
-    const { messageId } = await untilAccepted(talking, () => conversation.send(content, { messageId: marker }))
-    seen.acknowledged.push({ messageId, marker })
-    await follower.completed(messageId)
-  }
-  await follower.stop()
-  return { ...seen, events: follower.events(), faults: follower.faults }
-}
-
-/** Asks again as long as the answer is 503, as clients do that were told `Retry-After`. */
-function untilAccepted<T>({ isAway }: Talk, ask: () => Promise<T>) {
-  return until(
-    () =>
-      ask().catch((error: Error) => {
-        if (isAway && / 503\b/.test(error.message)) return undefined
-        throw error
-      }),
-    'the request is accepted',
-  )
+  expect(findFaults(await clients)).toEqual([])
 }

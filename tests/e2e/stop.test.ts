@@ -1,7 +1,8 @@
 import { expect } from 'vitest'
-import { findFaults, type Seen } from '../support/checker.ts'
-import { type Cluster, type Conversation, test } from '../support/cluster.ts'
+import { findFaults } from '../support/checker.ts'
+import { type Conversation, test } from '../support/cluster.ts'
 import { type Gateway, isAlive, requireProc, startGateway, until } from '../support/gateway.ts'
+import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas share it')
@@ -130,7 +131,9 @@ test('SIGKILL of a replica takes its workers along, idle and busy ones', async (
 
 test('all replicas are replaced under load: no request fails, and every turn ends once', async ({ cluster }) => {
   let isOver = false
-  const clients = Promise.all(Array.from({ length: 10 }, (_, at) => converse(cluster, `client-${at}`, () => isOver)))
+  const clients = Promise.all(
+    Array.from({ length: 10 }, (_, at) => talk(cluster, { name: `client-${at}`, goOn: () => !isOver, away: null })),
+  )
   for (const gateway of cluster.replicas.filter((one) => !one.hasExited())) {
     await cluster.add()
     // What a preStop hook is for: nobody is sent to it any more when the signal comes.
@@ -143,18 +146,3 @@ test('all replicas are replaced under load: no request fails, and every turn end
   expect(findFaults(seen)).toEqual([])
   expect(seen.every(({ acknowledged }) => acknowledged.length > 0)).toBe(true)
 })
-
-/** Says one thing after the other on one stream that is kept. Throws at the first request that fails. */
-async function converse(cluster: Cluster, name: string, isOver: () => boolean): Promise<Seen> {
-  const conversation = await cluster.open({ thread: name })
-  const follower = await conversation.follow()
-  const seen: Seen = { name, acknowledged: [], events: [], after: 0 }
-  for (let turn = 1; !isOver(); turn++) {
-    const marker = `marker-${name}-${turn}`
-    const { messageId } = await conversation.send(`/echo ${marker} /words 30 /delay ${cluster.random.pick([1, 5, 20])}`)
-    seen.acknowledged.push({ messageId, marker })
-    await follower.completed(messageId)
-  }
-  await follower.stop()
-  return { ...seen, events: follower.events(), faults: follower.faults }
-}

@@ -34,7 +34,7 @@ async function startTurns(cluster: Cluster): Promise<{ underWay: Promise<Turn>[]
   const open = await Promise.all(
     Array.from({ length: POINTS }, async (_, at) => {
       const conversation = await cluster.open()
-      return { conversation, follower: await conversation.follow(), name: `turn-${at}` }
+      return { conversation, follower: await conversation.follow({ lastEventId: 0 }), name: `turn-${at}` }
     }),
   )
   const underWay = open.map(async ({ conversation, follower, name }): Promise<Turn> => {
@@ -104,7 +104,7 @@ test('kill -9 of the replica that has just claimed the run leaves it to another'
   for (let round = 0; round < effort(4, 40); round++) {
     const conversation = await cluster.open()
     const victim = cluster.random.pick(running(cluster))
-    const follower = await conversation.follow()
+    const follower = await conversation.follow({ lastEventId: 0 })
     // The replica that takes a message claims its run in the same commit when it has a free worker.
     const messageId = `claimed-${round}`
     const post = () => conversation.post({ content: `/words ${WORDS} /delay 20`, messageId }, { at: victim.url })

@@ -11,10 +11,10 @@ const PATIENCE_MS = 120_000
  * Asks until it is accepted, as clients do that were told `Retry-After` or lost their connection. Only for requests that
  * may be repeated: a message needs an id of the client's own.
  */
-export function untilAccepted<T>(ask: () => Promise<T>): Promise<NonNullable<T>> {
+export function untilAccepted<T>(ask: () => Promise<T>, away = AWAY): Promise<NonNullable<T>> {
   const tried = () =>
     ask().catch((error: NodeJS.ErrnoException) => {
-      if (AWAY.test(`${error.code} ${error.message}`)) return undefined
+      if (away.test(`${error.code} ${error.message}`)) return undefined
       throw error
     })
   return until(tried, 'the request is accepted', PATIENCE_MS)
@@ -27,20 +27,22 @@ export interface TalkOptions {
   goOn(turn: number): boolean
   /** What to say; the marker is part of it, or at least of the answer. */
   content?(marker: string): string
-  /** Requests must all be accepted at once: nothing is asked twice. */
-  strict?: boolean
+  /** What it may meet and ask again. Null: nothing, every request must be accepted at once. */
+  away?: RegExp | null
   /** Of the opening: whose key, for example. */
   call?: Call
 }
 
 /** One client: says one thing after the other on one stream that it keeps, and waits for each answer. Resolves with all it saw. */
 export async function talk(cluster: Cluster, options: TalkOptions): Promise<Seen> {
-  const { name, goOn, strict = false } = options
+  const { name, goOn, away = AWAY } = options
   const { random } = cluster
-  const ask = <T>(work: () => Promise<T>) => (strict ? work() : untilAccepted(work)) as Promise<NonNullable<T>>
+  const ask = <T>(work: () => Promise<T>) => (away ? untilAccepted(work, away) : work()) as Promise<NonNullable<T>>
   const say = options.content ?? ((marker) => `/echo ${marker} /words 30 /delay ${random.pick([1, 5, 20])}`)
   const conversation = await ask(() => cluster.open({ thread: name }, options.call))
-  const follower = await ask(() => conversation.follow())
+  // From the start, and not fresh: a fresh stream that breaks before it showed anything comes back as another fresh one,
+  // and those never show a turn that ended while the first was open.
+  const follower = await ask(() => conversation.follow({ lastEventId: 0 }))
   const acknowledged: Acknowledged[] = []
   for (let turn = 1; turn === 1 || goOn(turn); turn++) {
     const marker = `marker-${name}-${turn}`
