@@ -194,10 +194,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     try {
       one.turn = await beginTurn(deps, { run: one.run, replies, signal })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
-      const { agentId, model: name } = one.turn.context
+      const { agentId, model: name, isAnswered } = one.turn.context
       const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
       const modelName = `${model.provider}/${model.modelId}`
-      if (one.turn.context.isAnswered) return { end: { status: 'completed', usage: NO_USAGE }, model: modelName }
+      if (isAnswered) return { end: { status: 'completed', usage: NO_USAGE }, model: modelName }
       const spent = await deps.budgets.findExhausted(one.run.organizationId)
       if (spent) return { end: failure('budget_exhausted', spent.message) }
       void noteWorker(sql, one.run, options.replica).catch(() => {})

@@ -2,7 +2,7 @@ import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
-import { requireProc, until } from '../support/gateway.ts'
+import { type Gateway, requireProc, until } from '../support/gateway.ts'
 import { startLoad } from '../support/load.ts'
 import { requirePostgres } from '../support/world.ts'
 
@@ -12,14 +12,15 @@ requireProc()
 // The time in which a balancer notices that a replica is not ready any more, and most turns end.
 test.override('clusterOptions', { replicas: 3, env: { SHUTDOWN_GRACE_SECONDS: '2', RUN_LEASE_SECONDS: '15' } })
 
-/** What a balancer does that looks at every replica's readiness all the time. */
+/** What a balancer does that looks at every replica's readiness all the time, and is told which one will be stopped. */
 function watchReadiness(cluster: Cluster) {
   let isOver = false
+  const leaving = new Set<Gateway>()
   const watching = (async () => {
     while (!isOver) {
       const ready = await Promise.all(
         cluster.replicas.map(async (gateway) => {
-          if (gateway.hasExited()) return false
+          if (gateway.hasExited() || leaving.has(gateway)) return false
           const answer = await cluster.call('GET', '/health/ready', { at: gateway.url }).catch(() => undefined)
           return answer?.status === 200
         }),
@@ -29,6 +30,12 @@ function watchReadiness(cluster: Cluster) {
     }
   })()
   return {
+    /** What a preStop hook waits for: nobody is sent to this one any more. */
+    async takeOut(gateway: Gateway, isQuiet: () => Promise<void>) {
+      leaving.add(gateway)
+      cluster.balance({ without: [...leaving] })
+      await isQuiet()
+    },
     stop: () => {
       isOver = true
       return watching
@@ -46,6 +53,8 @@ test('every replica is replaced under 200 requests a second and 50 streams: none
   for (let round = 0; round < effort(1, 5); round++) {
     for (const gateway of cluster.replicas.filter((one) => !one.hasExited())) {
       await cluster.add()
+      // More than are ever under way: whatever was sent to it has been answered since.
+      await balancer.takeOut(gateway, () => load.served(100))
       const served = load.served(100)
       gateway.signal('SIGTERM')
       expect(await gateway.exited).toEqual({ code: 0, signal: null })

@@ -46,7 +46,9 @@ export async function talk(cluster: Cluster, options: TalkOptions): Promise<Seen
   const acknowledged: Acknowledged[] = []
   for (let turn = 1; turn === 1 || goOn(turn); turn++) {
     const marker = `marker-${name}-${turn}`
-    const { messageId } = await ask(() => conversation.send(say(marker), { messageId: marker }))
+    // Asked again, it is the same message.
+    const content = say(marker)
+    const { messageId } = await ask(() => conversation.send(content, { messageId: marker }))
     acknowledged.push({ messageId, marker })
     await untilEnded(cluster, conversation, follower.events, messageId)
   }

@@ -113,7 +113,7 @@ describe('a turn that was cut off behind a step', () => {
     const scene = await createScene(world)
     const run = await scene.start(await scene.open())
     expect((await loadTurn(scene.sql, run))!.isAnswered).toBe(false)
-    await saveStep(scene.sql, run, { step: 1, messages, usage: USAGE, model: 'demo/demo', costMicros: 0 })
+    await saveStep(scene.sql, run, { step: 1, messages, usage: USAGE, costMicros: 0, model: 'demo/demo' })
     await releaseRun(scene.sql, run, { delayMs: 0, countAttempt: true })
     expect((await loadTurn(scene.sql, await scene.claimOne()))!.isAnswered).toBe(isAnswered)
   })
