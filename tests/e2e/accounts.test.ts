@@ -5,7 +5,7 @@ import { findChromium, launchBrowser, openPage } from '../support/browser.ts'
 import { test as base, type Cluster, SECRETS } from '../support/cluster.ts'
 import { type FakeOidc, startFakeOidc } from '../support/fake-oidc.ts'
 import { type FakeSmtp, startFakeSmtp } from '../support/fake-smtp.ts'
-import { until } from '../support/gateway.ts'
+import { startGateway, until } from '../support/gateway.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas')
@@ -352,10 +352,17 @@ test('errors of better-auth are JSON in our form, unknown paths too', async ({ c
 })
 
 test('what is wrong with the public address is said in the log and by readiness', async ({ cluster }) => {
-  const [replica] = cluster.replicas
-  expect(replica!.lines().some(({ level, msg }) => level === 'error' && msg?.startsWith('PUBLIC_WEB_URL'))).toBe(true)
-  const { body } = await cluster.call('GET', '/health/ready', { at: replica!.url, token: null })
-  expect(body).toMatchObject({ subsystems: { 'sign-in': { detail: expect.stringMatching(/^PUBLIC_WEB_URL/) } } })
+  const replica = await startGateway({ ...cluster.env, PUBLIC_WEB_URL: 'http://lobu.test' })
+  try {
+    await replica.ready()
+    expect(replica.lines().some(({ level, msg }) => level === 'error' && msg?.startsWith('PUBLIC_WEB_URL'))).toBe(true)
+    const { body } = await cluster.call('GET', '/health/ready', { at: replica.url, token: null })
+    expect(body).toMatchObject({
+      subsystems: { 'sign-in': { detail: expect.stringMatching(/^PUBLIC_WEB_URL is not https/) } },
+    })
+  } finally {
+    await replica.destroy()
+  }
 })
 
 test('no secret, password, cookie or link of a person is in a log', async ({ cluster, install: { links } }) => {
