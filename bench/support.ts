@@ -84,12 +84,23 @@ export interface BenchGateway {
   stop(): Promise<void>
 }
 
+/** The same for all gateways of a bench, which share a database and so its sealed canary. */
+const SECRETS = { JWT_SECRET: 'bench-'.repeat(8), BETTER_AUTH_SECRET: 'auth-'.repeat(8) }
+
 /** Starts the built gateway as a process and waits until it is ready. */
 export async function startGateway(env: Record<string, string>): Promise<BenchGateway> {
   const dir = env.LOBU_DATA_DIR ?? (await mkdtemp(join(tmpdir(), 'lobu-bench-')))
   const startedAt = performance.now()
   const child = spawn(process.execPath, [join(ROOT, 'dist/main.js'), 'serve'], {
-    env: { PATH: process.env.PATH ?? '', PORT: '0', LOBU_DATA_DIR: dir, LOG_LEVEL: 'info', LOG_PRETTY: '0', ...env },
+    env: {
+      PATH: process.env.PATH ?? '',
+      PORT: '0',
+      LOBU_DATA_DIR: dir,
+      LOG_LEVEL: 'info',
+      LOG_PRETTY: '0',
+      ...SECRETS,
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const { url, key } = await readStart(child, env.LOBU_KEY === undefined)
