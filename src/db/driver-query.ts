@@ -57,6 +57,16 @@ export function refuse(): never {
   throw new Error('not available on the guarded client: see src/db/guard.ts')
 }
 
+/** What a pool can do that would go round the gate. */
+export const REFUSED = {
+  reserve: refuse,
+  listen: refuse,
+  subscribe: refuse,
+  largeObject: refuse,
+  end: refuse,
+  close: refuse,
+}
+
 function refuseCursor(): never {
   throw new Error('cursors hold a connection while the caller thinks: read in pages by key')
 }

@@ -1,4 +1,4 @@
-import { type DriverQuery, guardTag, refuse, type Sql } from './driver-query.ts'
+import { type DriverQuery, guardTag, REFUSED, type Sql } from './driver-query.ts'
 import { translateError } from './errors.ts'
 import { createFlights, type Flights } from './flights.ts'
 import type { Gate } from './gate.ts'
@@ -65,16 +65,8 @@ export function guardSql(
     return promise
   }
 
-  const refused = {
-    reserve: refuse,
-    listen: refuse,
-    subscribe: refuse,
-    largeObject: refuse,
-    end: refuse,
-    close: refuse,
-  }
   return {
-    sql: Object.assign(guardTag(current, admit), { begin, ...refused }) as unknown as Sql,
+    sql: Object.assign(guardTag(current, admit), { begin, ...REFUSED }) as unknown as Sql,
     oldestMs: flights.oldestMs,
     failUnsent: flights.failUnsent,
   }

@@ -1,4 +1,4 @@
-import { type DriverQuery, guardTag, refuse, type Sql } from './driver-query.ts'
+import { type DriverQuery, guardTag, REFUSED, refuse, type Sql } from './driver-query.ts'
 import { TENANT_ROLE } from './tenant-role.ts'
 
 /**
@@ -27,16 +27,8 @@ export function scopeToOrganization(sql: Sql, organizationId: string): Sql {
     }
   }
 
-  const refused = {
-    reserve: refuse,
-    listen: refuse,
-    subscribe: refuse,
-    largeObject: refuse,
-    end: refuse,
-    close: refuse,
-  }
   return Object.assign(
     guardTag(() => sql, admit),
-    { begin, unsafe: refuse, ...refused },
+    { begin, unsafe: refuse, ...REFUSED },
   ) as unknown as Sql
 }

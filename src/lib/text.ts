@@ -12,3 +12,13 @@ export function storable<T>(value: T): T {
 function cleanString(text: string): string {
   return text.toWellFormed().replaceAll('\0', '\uFFFD')
 }
+
+/** The object that a JSON text holds; undefined for anything else. */
+export function parseObject(text: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text)
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
+  } catch {
+    return undefined
+  }
+}

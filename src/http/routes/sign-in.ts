@@ -3,6 +3,7 @@ import { SIGN_IN_PATH } from '../../domain/sign-in/better-auth.ts'
 import { CLIENT_ADDRESS_HEADER, REQUEST_ID_HEADER } from '../../domain/sign-in/hooks.ts'
 import type { SignIn } from '../../domain/sign-in/sign-in.ts'
 import { AppError } from '../../lib/errors.ts'
+import { parseObject } from '../../lib/text.ts'
 import { readBody } from '../body.ts'
 import type { Env } from '../env.ts'
 import { answerError } from '../errors.ts'
@@ -67,13 +68,4 @@ async function toError(c: Context<Env>, response: Response): Promise<Response> {
 function extras(body: Record<string, unknown> | undefined): object {
   const { message: _message, code: _code, ...rest } = body ?? {}
   return rest
-}
-
-function parseObject(text: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(text)
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
-  } catch {
-    return undefined
-  }
 }

@@ -1,4 +1,5 @@
 import type { OAuthProvider } from '@better-auth/core/oauth2'
+import { parseObject } from '../../../lib/text.ts'
 import type { Role } from '../../accounts/permissions.ts'
 
 /** What is read of an answer at most; discovery documents, key sets and tokens are a few kilobytes. */
@@ -46,15 +47,6 @@ export async function callJson(call: HttpCall, ...args: Parameters<HttpCall>): P
   if (status >= 200 && status < 300 && body) return body
   const code = typeof body?.error === 'string' ? ` (${body.error.slice(0, 60)})` : ''
   throw new ProviderError(`the provider answered ${status}${code}`)
-}
-
-function parseObject(text: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(text)
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined
-  } catch {
-    return undefined
-  }
 }
 
 /** The code exchange of RFC 6749 with PKCE, the client's secret in the body. */
