@@ -5,7 +5,7 @@ import type { Random } from './random.ts'
 export interface LoadBalancer {
   readonly url: string
   /** Where requests may go. To be changed at any time; a frozen replica, which still takes connections, must be left out. */
-  setTargets(ports: number[]): void
+  setTargets(ports: number[]): void | Promise<void>
   /** Requests passed on so far, by port. */
   counts(): Map<number, number>
   /** Breaks off all that is open to this replica, as a load balancer does that gave it up. */
