@@ -20,5 +20,5 @@ test.each(rows)('%s', (row) => {
   for (const file of files) expect(existsSync(new URL(file, root)), file).toBe(true)
   const [, file, name] = /^`([^`]+\.test\.ts)`: "(.+)" \|$/.exec(kept) ?? []
   expect(file, 'file and name of the test').toBeDefined()
-  expect(text(file!)).toContain(`test('${name}'`)
+  expect(text(file!)).toContain(`('${name}'`)
 })
