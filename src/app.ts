@@ -49,6 +49,7 @@ import { AppError, errorLine } from './lib/errors.ts'
 import { newId } from './lib/ids.ts'
 import type { Logger } from './lib/logger.ts'
 import type { Redactions } from './lib/redactions.ts'
+import { sleep } from './lib/sleep.ts'
 import { migrationsFolder } from './migrations/folder.ts'
 import { schemaState } from './migrations/run.ts'
 import { createPublisher } from './queue/publisher.ts'
@@ -69,8 +70,6 @@ const LISTENING_POLL_MS = 5_000
 const SWEEP_MS = 1_000
 const RETENTION_MS = 15_000
 const USAGE_MS = 2_000
-/** How long requests that are under way may take when the server stops. */
-const HTTP_GRACE_MS = 5_000
 /** How often a replica that waits for its schema looks again. */
 const SCHEMA_CHECK_MS = 2_000
 
@@ -82,8 +81,13 @@ export interface Gateway {
    * or was stopped before it could be. Rejects when it lacks a key of the stored secrets.
    */
   work(): Promise<void>
-  /** Stops in order (I12). May be called twice, or before the rest. */
-  stop(): Promise<void>
+  /**
+   * Stops in order (I12), within `config.shutdown.totalMs` unless something hangs. May be called twice, or before the rest.
+   * `waitMs: 0` for who has no balancer in front of it.
+   */
+  stop(options?: { waitMs: number }): Promise<void>
+  /** Ends all waits of the stop: turns are handed over at once, and requests under way are cut. */
+  hurry(): void
 }
 
 /** Opens the database that the settings name. */
@@ -283,6 +287,7 @@ export function createGateway(
   const server = createHttpServer({ app, log }, config.http)
 
   const stopping = new AbortController()
+  const hurrying = new AbortController()
   let stopHearing = async () => {}
   let stopped: Promise<void> | undefined
 
@@ -318,12 +323,19 @@ export function createGateway(
     if (phase === 'starting') phase = 'ok'
   }
 
-  async function stopInOrder() {
+  async function stopInOrder({ waitMs }: { waitMs: number }) {
+    const { graceMs, requestsEndMs } = config.shutdown
+    const requestsEndAt = performance.now() + requestsEndMs
+    const { signal } = hurrying
+    // Nobody was sent to one that has not been ready.
+    const isKnown = phase === 'ok'
     phase = 'draining'
     stopping.abort()
-    await runner.drain(config.shutdown.graceMs)
+    server.sendElsewhere()
+    if (isKnown) await sleep(waitMs, signal)
+    await runner.drain(graceMs, signal)
     await sse.stop()
-    await server.stop({ graceMs: HTTP_GRACE_MS })
+    await server.stop({ graceMs: Math.max(0, requestsEndAt - performance.now()), signal })
     await Promise.all([pool.stop(), replies.stop()])
     await modelProxy.close()
     await mail?.close()
@@ -337,9 +349,10 @@ export function createGateway(
   return {
     listen: server.start,
     work,
-    stop() {
-      stopped ??= stopInOrder()
+    stop(options = config.shutdown) {
+      stopped ??= stopInOrder(options)
       return stopped
     },
+    hurry: () => hurrying.abort(),
   }
 }

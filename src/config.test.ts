@@ -23,7 +23,7 @@ describe('defaults', () => {
       queue: { leaseMs: 15_000, attemptsMax: 3, runMsMax: 1_800_000, pollMs: 1_000, depthMax: 100, orgRunsMax: 200 },
       sse: { streamsMax: 20_000, pingMs: 15_000, keepMs: 600_000 },
       models: { defaultModel: 'demo/demo' },
-      shutdown: { graceMs: 25_000 },
+      shutdown: { waitMs: 0, graceMs: 25_000, requestsEndMs: 35_000, totalMs: 40_000 },
       log: { level: 'info', pretty: false },
     })
   })
@@ -103,6 +103,7 @@ const NUMBERS: [
   ['WORKER_MEMORY_MB', 64, 65_536, (c) => c.workers.memoryMb],
   ['WORKER_STEPS_MAX', 1, 1_000, (c) => c.workers.stepsMax],
   ['WORKER_OUTPUT_TOKENS_MAX', 16, 1_000_000, (c) => c.workers.outputTokensMax],
+  ['SHUTDOWN_WAIT_SECONDS', 0, 600, (c) => c.shutdown.waitMs, 1000],
   ['SHUTDOWN_GRACE_SECONDS', 0, 3_600, (c) => c.shutdown.graceMs, 1000],
 ]
 
@@ -257,6 +258,15 @@ describe('production', () => {
     expect(secrets).toMatchObject({ encryption: SECRET, encryptionOld: ['one-key', 'another-key'] })
     expect(parseConfig(PRODUCTION).secrets).toMatchObject({ encryption: undefined, encryptionOld: [] })
     expect(namesOf({ ...PRODUCTION, ENCRYPTION_KEY: `${SECRET},${SECRET}` })).toEqual(['ENCRYPTION_KEY'])
+  })
+
+  test('a stop first waits until balancers have moved on, unless told otherwise', () => {
+    expect(parseConfig(PRODUCTION).shutdown).toEqual({
+      ...{ waitMs: 10_000, graceMs: 25_000, requestsEndMs: 45_000, totalMs: 50_000 },
+    })
+    expect(parseConfig({ ...PRODUCTION, SHUTDOWN_WAIT_SECONDS: '0', SHUTDOWN_GRACE_SECONDS: '0' }).shutdown).toEqual({
+      ...{ waitMs: 0, graceMs: 0, requestsEndMs: 10_000, totalMs: 15_000 },
+    })
   })
 
   test('random secrets are never refused, whatever they were made with', () => {

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { accountSettings, incompletePairs, publicUrlFault, readOrigins } from './config/accounts.ts'
+import { PRODUCTION_WAIT_SECONDS, shutdownTimes } from './config/shutdown.ts'
 import { parseTrustedProxies } from './lib/addresses.ts'
 
 const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
@@ -199,7 +200,9 @@ const Env = z.object({
   /** Hosts (`host` or `host:port`, comma separated) that webhooks may call although their address is not public. */
   WEBHOOK_ALLOWED_HOSTS: z.string().default(''),
 
-  /** How long SIGTERM waits for running turns before it hands them over. */
+  /** How long SIGTERM first goes on as before, while `/health/ready` says 503 and balancers move on. Empty: 10 in production, else 0. */
+  SHUTDOWN_WAIT_SECONDS: z.coerce.number().min(0).max(600).optional(),
+  /** How long running turns may then go on before they are handed over. */
   SHUTDOWN_GRACE_SECONDS: z.coerce.number().min(0).max(3600).default(25),
   /** Lines below this level are not written. */
   LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
@@ -311,7 +314,10 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       },
     },
     webhooks: { allowedHosts: listOf(e.WEBHOOK_ALLOWED_HOSTS) },
-    shutdown: { graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000 },
+    shutdown: shutdownTimes({
+      waitMs: (e.SHUTDOWN_WAIT_SECONDS ?? (production ? PRODUCTION_WAIT_SECONDS : 0)) * 1000,
+      graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000,
+    }),
     log: { level: e.LOG_LEVEL, pretty: e.LOG_PRETTY ?? isTerminal },
   }
 }

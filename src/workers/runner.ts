@@ -9,6 +9,7 @@ import { backoffMs } from '../lib/backoff.ts'
 import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
+import { sleep } from '../lib/sleep.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
 import type { WorkerPool } from './pool.ts'
@@ -36,8 +37,8 @@ export interface Runner {
   ownerOf(run: RunRef): RunOwner | undefined
   active(): number
   start(): Promise<void>
-  /** Claims nothing more; lets what runs finish for `graceMs`, then hands it over to the other replicas. */
-  drain(graceMs: number): Promise<void>
+  /** Claims nothing more; lets what runs finish for `graceMs` or until `signal`, then hands it over to the other replicas. */
+  drain(graceMs: number, signal?: AbortSignal): Promise<void>
 }
 
 /** In whose name a run acts. */
@@ -315,11 +316,11 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     async start() {
       await Promise.all([claiming.start(), keeping.start()])
     },
-    async drain(graceMs) {
+    async drain(graceMs, signal) {
       draining = true
       await claiming.stop()
       const finished = Promise.allSettled([...active.values()].map((one) => one.done))
-      await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, graceMs).unref())])
+      await Promise.race([finished, sleep(graceMs, signal)])
       for (const one of active.values()) stop(one, 'handed over')
       await Promise.allSettled([...active.values()].map((one) => one.done))
       await keeping.stop()

@@ -111,7 +111,7 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
   onTestFinished(provider.stop)
   const receiver = await startReceiver()
   const database = await programs.database()
-  const base = { NODE_ENV: 'production', DATABASE_URL: database, LOG_LEVEL: 'trace' }
+  const base = { NODE_ENV: 'production', DATABASE_URL: database, LOG_LEVEL: 'trace', SHUTDOWN_WAIT_SECONDS: '0' }
   const env = {
     ...{ ...base, ...ENVIRONMENT, RUN_ATTEMPTS_MAX: '1', WEBHOOK_ALLOWED_HOSTS: receiver.host },
     ...{ ANTHROPIC_BASE_URL: provider.url, OPENAI_BASE_URL: provider.url, OPENAI_COMPATIBLE_BASE_URL: provider.url },

@@ -21,6 +21,8 @@ const SETTINGS = {
   RUN_LEASE_SECONDS: '2',
   WORKERS_BUSY_MAX: '20',
   WORKERS_MAX: '40',
+  // Whoever stops a replica takes it out of the balancer first.
+  SHUTDOWN_WAIT_SECONDS: '0',
   SHUTDOWN_GRACE_SECONDS: '1',
 }
 
