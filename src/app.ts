@@ -17,6 +17,7 @@ import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createPersonLookup, createSessionCookies } from './domain/accounts/browser-session.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
 import { createKeyUse } from './domain/keys/note-use.ts'
+import { createBacklog } from './domain/limits/backlog.ts'
 import { createBudgets } from './domain/limits/budget.ts'
 import { createLimitBook } from './domain/limits/limits.ts'
 import { createRateLimiter } from './domain/limits/rate-limiter.ts'
@@ -68,7 +69,6 @@ import { createRunner } from './workers/runner.ts'
 /** Doorbells make passes prompt; this often the tables are read even so. */
 const LISTENING_POLL_MS = 5_000
 const SWEEP_MS = 1_000
-const RETENTION_MS = 15_000
 const USAGE_MS = 2_000
 /** How often a replica that waits for its schema looks again. */
 const SCHEMA_CHECK_MS = 2_000
@@ -175,18 +175,12 @@ export function createGateway(
     { sql, log, signals, pool, replies, budgets, costOf, resolveModel: chooseModel },
     {
       ...{ replica, leaseMs: queue.leaseMs, pollMs: queue.pollMs, attemptsMax: queue.attemptsMax },
-      ...{ runMsMax: queue.runMsMax, organizationRunsMax: queue.orgRunsMax },
+      ...{ runMsMax: queue.runMsMax, textCharsMax: queue.turnCharsMax, organizationRunsMax: queue.orgRunsMax },
       limits: { stepsMax: workers.stepsMax, outputTokensMax: workers.outputTokensMax },
     },
   )
   const sweeper = createRunSweeper({ sql, log, signals }, { everyMs: SWEEP_MS, attemptsMax: queue.attemptsMax })
-  const retention = createRetention(
-    { sql, log },
-    {
-      ...{ everyMs: RETENTION_MS, logKeepMs: streams.keepMs, deadLettersKeepMs: queue.deadLettersKeepMs },
-      auditKeepDays: config.accounts.auditKeepDays,
-    },
-  )
+  const retention = createRetention({ sql, log }, config.retention)
   const webhooks = createWebhookDeliverer(
     { sql, log, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },
@@ -196,7 +190,7 @@ export function createGateway(
 
   const keyUse = createKeyUse({ sql, log })
 
-  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, keyUse, usage, ...runner.loops]
+  const loops = [publisher, tail, presence, heartbeat, sweeper, webhooks, keyUse, usage, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
@@ -243,6 +237,7 @@ export function createGateway(
   const app = createGatewayApp({
     ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
     ...{ authenticator, scope, envelope, redactions },
+    ...{ backlog: createBacklog({ sql }, { max: queue.orgDepthMax }), requestsMax: config.http.requestsMax },
     ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     singleOrganization: config.accounts.singleOrganization,
@@ -274,6 +269,7 @@ export function createGateway(
       ...{
         db,
         loops,
+        retention,
         phase: () => phase,
         schema: () => schema,
         wallFault: () => wallFault,
@@ -318,7 +314,7 @@ export function createGateway(
     if (wallFault !== null) log.warn(wallFault)
     await heartbeat.register()
     await Promise.all([sse.start(), notifier.start(), pool.start()])
-    await Promise.all([...loops.map((loop) => loop.start()), runner.start()])
+    await Promise.all([...[...loops, ...retention].map((loop) => loop.start()), runner.start()])
     stopHearing = await hearSignals(db, { tail, runner, authenticator: access }, { replica })
     if (phase === 'starting') phase = 'ok'
   }
@@ -339,7 +335,7 @@ export function createGateway(
     await Promise.all([pool.stop(), replies.stop()])
     await modelProxy.close()
     await mail?.close()
-    await Promise.all(loops.map((loop) => loop.stop()))
+    await Promise.all([...loops, ...retention].map((loop) => loop.stop()))
     await stopHearing()
     await notifier.stop()
     await heartbeat.leave().catch(() => {})

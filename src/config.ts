@@ -1,5 +1,7 @@
 import { z } from 'zod'
 import { accountSettings, incompletePairs, publicUrlFault, readOrigins } from './config/accounts.ts'
+import { productionFaults } from './config/production.ts'
+import { retentionSettings } from './config/retention.ts'
 import { PRODUCTION_WAIT_SECONDS, shutdownTimes } from './config/shutdown.ts'
 import { parseTrustedProxies } from './lib/addresses.ts'
 
@@ -30,9 +32,6 @@ const readBy = <T>(read: (text: string) => T) =>
       }
     })
 
-/** Values that documentation prints where a secret belongs. Single words are not among them: a passphrase has those. */
-const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
-const SECRET_CHARS_MIN = 32
 const DEFAULT_PORT = 8787
 /** Far longer than a replica that works needs between two statements of a transaction. */
 const TRANSACTION_IDLE_MS_MAX = 5_000
@@ -125,16 +124,25 @@ const Env = z.object({
   RUN_ATTEMPTS_MAX: count(3, 1, 20),
   /** A turn is ended as failed after this long. */
   RUN_SECONDS_MAX: seconds(1800, 1),
+  /** A turn that writes more characters than this is ended as failed; what it wrote stays. */
+  TURN_CHARS_MAX: count(2_000_000, 100, 4_000_000),
   /** How often the tables are read although no doorbell rang. */
   QUEUE_POLL_SECONDS: seconds(1, 0.05, 60),
   /** Messages that may wait in one conversation; more are answered 429. */
   QUEUE_DEPTH_MAX: count(100, 1, 10_000),
+  /** Unfinished messages of one organization, waiting and running, in all its conversations; more are answered 429. */
+  ORG_QUEUE_MAX: count(10_000, 1),
   /** Runs of one organization that may be active at once over all replicas. */
   ORG_RUNS_MAX: count(200, 1),
   /** Requests that one organization may make in a minute over all replicas. Empty or 0: as many as it likes. docs/limits.md */
   ORG_REQUESTS_PER_MINUTE: count(0, 0, 100_000_000),
   /** The same for one API key. */
   KEY_REQUESTS_PER_MINUTE: count(0, 0, 100_000_000),
+
+  /** Requests that this replica works on at once, streams and health not counted; more are answered 503. */
+  REQUESTS_MAX: count(2_000, 1, 100_000),
+  /** Connections of clients to this replica, those of streams included; on more every request is answered 503. */
+  CONNECTIONS_MAX: count(30_000, 10, 1_000_000),
 
   /** Open event streams of this replica; more are answered 503. */
   STREAMS_MAX: count(20_000),
@@ -148,10 +156,22 @@ const Env = z.object({
   LOG_KEEP_SECONDS: seconds(600, 1, 31_536_000),
   /** How long work that was given up can be looked at and replayed; 30 days. */
   DEAD_LETTERS_KEEP_SECONDS: seconds(2_592_000, 1, 315_360_000),
+  /** A webhook that could not be called for this long, tried or not, becomes a dead letter; a day. */
+  WEBHOOKS_KEEP_SECONDS: seconds(86_400, 60, 31_536_000),
+  /** Conversations are removed, with transcript, runs and files, after so many days without a message. 0: never. */
+  CONVERSATIONS_KEEP_DAYS: count(0, 0, 36_500),
+  /** What was used by day, agent, model and user is kept so long; sums of months stay. */
+  USAGE_KEEP_DAYS: count(1096, 62, 36_500),
+  /** Expired browser sessions, links and codes of sign-in, OAuth tokens and device codes stay so long after their end. */
+  SIGN_IN_KEEP_SECONDS: seconds(86_400, 0, 31_536_000),
+  /** Invitations that were accepted or withdrawn or have expired are removed after so many days. */
+  INVITATIONS_KEEP_DAYS: count(30, 0, 36_500),
+  /** The same for API keys that were revoked or have expired. */
+  KEYS_KEEP_DAYS: count(90, 0, 36_500),
 
-  /** Worker processes of this replica. Empty: (memory limit − 1 GiB) / 48 MiB. */
+  /** Worker processes of this replica. Empty: (memory limit of the container − 1 GiB) / 48 MiB, or what its `pids.max` allows. */
   WORKERS_MAX: z.coerce.number().int().min(1).max(10_000).optional(),
-  /** Turns that this replica runs at once. Empty: 25 for each core. */
+  /** Turns that this replica runs at once. Empty: 25 for each core that the container may use. */
   WORKERS_BUSY_MAX: z.coerce.number().int().min(1).max(10_000).optional(),
   /** Started workers that wait for a conversation. */
   WORKERS_WARM: z.coerce.number().int().min(0).max(100).default(1),
@@ -252,12 +272,15 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
           ? e.TRUSTED_ORIGINS
           : [...e.TRUSTED_ORIGINS, `http://127.0.0.1:${e.PORT || DEFAULT_PORT}`],
       trustedProxies: e.TRUSTED_PROXY,
+      requestsMax: e.REQUESTS_MAX,
+      connectionsMax: e.CONNECTIONS_MAX,
     },
     accounts: {
       ...accountSettings(e),
       singleOrganization: e.SINGLE_ORGANIZATION,
       auditKeepDays: e.AUDIT_KEEP_DAYS,
     },
+    retention: retentionSettings(e),
     db: {
       url: e.DATABASE_URL,
       directUrl: e.DATABASE_DIRECT_URL,
@@ -275,10 +298,11 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       leaseMs: e.RUN_LEASE_SECONDS * 1000,
       attemptsMax: e.RUN_ATTEMPTS_MAX,
       runMsMax: e.RUN_SECONDS_MAX * 1000,
+      turnCharsMax: e.TURN_CHARS_MAX,
       pollMs: e.QUEUE_POLL_SECONDS * 1000,
       depthMax: e.QUEUE_DEPTH_MAX,
+      orgDepthMax: e.ORG_QUEUE_MAX,
       orgRunsMax: e.ORG_RUNS_MAX,
-      deadLettersKeepMs: e.DEAD_LETTERS_KEEP_SECONDS * 1000,
     },
     limits: {
       requestsPerMinute: e.ORG_REQUESTS_PER_MINUTE || null,
@@ -290,7 +314,6 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
       streamsPerConversationMax: e.STREAMS_PER_CONVERSATION_MAX,
       pingMs: e.STREAM_PING_SECONDS * 1000,
       bufferBytesMax: e.STREAM_BUFFER_BYTES_MAX,
-      keepMs: e.LOG_KEEP_SECONDS * 1000,
     },
     workers: {
       max: e.WORKERS_MAX,
@@ -348,28 +371,6 @@ function listOf(text: string): string[] {
 
 function googleKey(e: Env) {
   return e.GOOGLE_GENERATIVE_AI_API_KEY ?? e.GOOGLE_API_KEY ?? e.GEMINI_API_KEY
-}
-
-/** Production needs its secrets from outside and refuses what everybody knows; development may leave them empty. */
-function productionFaults(given: Record<string, string>): string[] {
-  if (given.NODE_ENV !== 'production') return []
-  const faults: string[] = []
-  for (const name of ['JWT_SECRET', 'BETTER_AUTH_SECRET'] as const) {
-    const value = given[name]
-    if (value === undefined) faults.push(`${name}: is required in production (openssl rand -base64 48)`)
-    else faults.push(...weaknesses(name, value))
-  }
-  if (given.ENCRYPTION_KEY !== undefined) faults.push(...weaknesses('ENCRYPTION_KEY', given.ENCRYPTION_KEY))
-  if (given.DATABASE_URL === undefined) {
-    faults.push('DATABASE_URL: is required in production; the embedded database is for development')
-  }
-  return faults
-}
-
-function weaknesses(name: string, value: string): string[] {
-  if (PLACEHOLDER.test(value)) return [`${name}: is a placeholder from the documentation; make your own`]
-  if (value.length < SECRET_CHARS_MIN) return [`${name}: is shorter than ${SECRET_CHARS_MIN} characters`]
-  return []
 }
 
 /** The model of agents that name none: a provider whose key is set, by the order below, else the built-in one. */

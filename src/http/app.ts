@@ -3,6 +3,7 @@ import type { Sql } from '../db/client.ts'
 import type { AccessTokens } from '../domain/accounts/access-token.ts'
 import type { Authenticator } from '../domain/accounts/authenticate.ts'
 import type { SessionTokens } from '../domain/accounts/session-token.ts'
+import type { Backlog } from '../domain/limits/backlog.ts'
 import type { Budgets } from '../domain/limits/budget.ts'
 import type { DefaultLimits } from '../domain/limits/limits.ts'
 import type { RateLimiter } from '../domain/limits/rate-limiter.ts'
@@ -21,6 +22,7 @@ import type { Presence } from '../sse/presence.ts'
 import type { Env } from './env.ts'
 import { authenticate, organizationIn } from './middleware/authenticate.ts'
 import { crossOrigin } from './middleware/cross-origin.ts'
+import { limitLoad } from './middleware/limit-load.ts'
 import { limitRate } from './middleware/limit-rate.ts'
 import { resourceMetadataUrl } from './oauth/metadata.ts'
 import { createOpenApiDocument } from './openapi.ts'
@@ -64,6 +66,7 @@ export interface GatewayAppDeps {
   authenticator: Authenticator
   rates: RateLimiter
   budgets: Budgets
+  backlog: Backlog
   defaultLimits: DefaultLimits
   singleOrganization: boolean
   auditKeepDays: number
@@ -83,6 +86,8 @@ export interface GatewayAppDeps {
   version: string
   /** True until the parts behind the routes work. */
   isStarting(): boolean
+  /** Requests worked on at once. */
+  requestsMax: number
   readiness(): Promise<Readiness>
   /** @throws AppError when this agent cannot use the model. */
   resolveModel(
@@ -118,6 +123,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', pageRoutes())
   app.route('/', docsRoutes({ document: () => createOpenApiDocument(app, deps) }))
 
+  app.use(limitLoad(deps))
   const whileStarting = refuseWhileStarting(deps.isStarting)
   for (const path of STARTING_PATHS) app.use(path, whileStarting)
   app.use(async (c, next) => {

@@ -18,6 +18,10 @@ const HEADER_BYTES_MAX = 32_768
 const QUIET_MS = 50
 /** Connections that the kernel completes before we accept them: a burst of reconnecting streams must fit. */
 const BACKLOG = 4_096
+/** Connections above the limit that are still told why they are refused. */
+const ANSWERED_ABOVE_MAX = 1_000
+/** Who looks after replicas must be able to ask a full one. */
+const HEALTH = /^\/(health|metrics)\b/
 
 export interface HttpServer {
   readonly name: string
@@ -40,11 +44,14 @@ export interface HttpServer {
  */
 export function createHttpServer(
   { app, log }: { app: Router; log: Logger },
-  { port, host }: { port: number; host: string },
+  options: { port: number; host: string; connectionsMax?: number },
 ): HttpServer {
+  const { port, host, connectionsMax = Number.POSITIVE_INFINITY } = options
   const active = new Set<ServerResponse>()
   let arrived = 0
   let isLeaving = false
+  let connections = 0
+  const tooMany = new WeakSet<Duplex>()
   let closed: Promise<void> | undefined
   let stopped: Promise<void> | undefined
 
@@ -60,6 +67,12 @@ export function createHttpServer(
     requireHostHeader: false,
   })
   server.headersTimeout = HEADERS_MS_MAX
+  // Who comes beyond the answerable ones is not answered at all: that too would take memory.
+  server.maxConnections = connectionsMax + ANSWERED_ABOVE_MAX
+  server.on('connection', (socket) => {
+    if (++connections > connectionsMax) tooMany.add(socket)
+    socket.once('close', () => connections--)
+  })
   server.on('request', (incoming, outgoing) => handle(incoming, outgoing, () => true))
   server.on('checkContinue', (incoming, outgoing) => {
     handle(incoming, outgoing, continueOnFirstRead(incoming, outgoing))
@@ -80,6 +93,7 @@ export function createHttpServer(
     active.add(outgoing)
     arrived++
     outgoing.on('close', forget)
+    if (tooMany.has(incoming.socket) && !HEALTH.test(incoming.url ?? '')) return refuseConnection(outgoing)
     if (isLeaving) outgoing.shouldKeepAlive = false
     if (announcesBody(incoming)) answerBeforeBody({ incoming, outgoing }, isBodyWanted)
     void listener(incoming, outgoing)
@@ -157,6 +171,13 @@ function listenError(error: NodeJS.ErrnoException, { port, host }: { port: numbe
   }
   const sentence = sentences[error.code ?? '']
   return sentence ? new Error(sentence, { cause: error }) : error
+}
+
+/** Of a replica that has as many connections as it may: the connection ends with the answer. */
+function refuseConnection(outgoing: ServerResponse) {
+  const error = 'This replica has as many connections as it may; try again'
+  outgoing.writeHead(503, { 'content-type': 'application/json', 'retry-after': '1', connection: 'close' })
+  outgoing.end(JSON.stringify({ error, code: 'saturated' }))
 }
 
 function announcesBody({ headers }: IncomingMessage): boolean {

@@ -53,6 +53,8 @@ export interface RunnerOptions {
   pollMs: number
   attemptsMax: number
   runMsMax: number
+  /** Characters that one turn may write. */
+  textCharsMax: number
   organizationRunsMax: number
   limits: { stepsMax: number; outputTokensMax: number }
 }
@@ -70,7 +72,7 @@ export interface RunnerDeps {
 }
 
 /** Why this replica stops working on a run before its worker is done. */
-type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout' | 'budget exhausted'
+type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout' | 'budget exhausted' | 'too long'
 
 type ClaimArgs = Parameters<typeof claimPreferredRuns>[1]
 
@@ -193,7 +195,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       isLoading = false
     }
     try {
-      one.turn = await beginTurn(deps, { run: one.run, replies, signal })
+      one.turn = await beginTurn(deps, {
+        ...{ run: one.run, replies, signal, textCharsMax: options.textCharsMax },
+        onTooLong: () => stop(one, 'too long'),
+      })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
       const { agentId, model: name, isAnswered } = one.turn.context
       const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
@@ -331,6 +336,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
 /** How turns end that this replica has stopped and nobody is to go on with. */
 const FAILURES = {
   timeout: failure('turn_timeout', 'The turn took too long and was stopped'),
+  'too long': failure('turn_too_long', 'The turn wrote more than one turn may and was stopped'),
   'budget exhausted': failure(
     'budget_exhausted',
     "The turn was stopped: the organization's budget for this month is used up",

@@ -112,7 +112,10 @@ export const usageDays = pgTable(
     costMicros: int8('cost_micros').notNull().default(0),
     unpricedRuns: int8('unpriced_runs').notNull().default(0),
   },
-  (t) => [primaryKey({ name: 'usage_days_pkey', columns: [t.organizationId, t.day, t.agentId, t.model, t.userId] })],
+  (t) => [
+    primaryKey({ name: 'usage_days_pkey', columns: [t.organizationId, t.day, t.agentId, t.model, t.userId] }),
+    index('usage_days_day_idx').on(t.day),
+  ],
 )
 
 /**

@@ -125,6 +125,7 @@ export const outbox = pgTable(
     primaryKey({ name: 'outbox_pkey', columns: [t.organizationId, t.id] }),
     index('outbox_ready_idx').on(t.kind, t.organizationId, t.targetHost, t.dueAt).where(sql`${t.ready}`),
     index('outbox_due_idx').on(t.dueAt).where(sql`not ${t.ready}`),
+    index('outbox_created_idx').on(t.createdAt),
     check('outbox_payload_check', sql`jsonb_typeof(${t.payload}) = 'object'`),
   ],
 )
@@ -140,5 +141,8 @@ export const deadLetters = pgTable(
     attempts: integer('attempts').notNull(),
     createdAt: at('created_at').notNull().defaultNow(),
   },
-  (t) => [primaryKey({ name: 'dead_letters_pkey', columns: [t.organizationId, t.id] })],
+  (t) => [
+    primaryKey({ name: 'dead_letters_pkey', columns: [t.organizationId, t.id] }),
+    index('dead_letters_created_idx').on(t.createdAt),
+  ],
 )

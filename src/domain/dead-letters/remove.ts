@@ -23,7 +23,7 @@ export async function takeDeadLetter(sql: Sql, { actor, id }: { actor: Actor; id
   return row
 }
 
-/** Removes those that are older than `keepMs`, at most `rowsMax`. Returns how many. */
+/** Removes those that are older than `keepMs`, at most `rowsMax`, the oldest first. Served by `dead_letters_created_idx`. */
 export async function removeOldDeadLetters(
   sql: Sql,
   { keepMs, rowsMax }: { keepMs: number; rowsMax: number },
@@ -31,7 +31,8 @@ export async function removeOldDeadLetters(
   const rows = await sql`
     delete from dead_letters where (organization_id, id) in (
       select organization_id, id from dead_letters
-      where created_at < now() - ${keepMs} * interval '1 millisecond' limit ${rowsMax} for update skip locked)
+      where created_at < now() - ${keepMs} * interval '1 millisecond'
+      order by created_at limit ${rowsMax} for update skip locked)
     returning 1`
   return rows.length
 }

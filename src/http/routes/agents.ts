@@ -79,7 +79,8 @@ const create = createRoute({
   responses: {
     200: { description: 'The same agent was there', content: agentBody },
     201: { description: 'Made', content: agentBody },
-    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict', 'model_unavailable'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict', 'limit_reached'),
+    ...errors('invalid_request', 'model_unavailable'),
   },
 })
 

@@ -50,7 +50,7 @@ const create = createRoute({
   security: BEARER,
   responses: {
     201: { description: 'Made', content: json(z.object({ organization: Organization })) },
-    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'conflict'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'conflict', 'limit_reached'),
   },
 })
 

@@ -77,7 +77,7 @@ function declare<Params extends typeof Org>(base: string, params: Params, whose:
     responses: {
       200: { description: 'Changed', content: secretBody },
       201: { description: 'Made', content: secretBody },
-      ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict', 'payload_too_large'),
+      ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'limit_reached', 'payload_too_large'),
     },
   })
   const remove = createRoute({

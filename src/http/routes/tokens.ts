@@ -73,7 +73,7 @@ const create = createRoute({
   summary: 'Make an API key',
   request: { params: Org, body: { required: true, content: json(CreateToken) } },
   security: BEARER,
-  responses: { 201: made, ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found') },
+  responses: { 201: made, ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'limit_reached') },
 })
 
 const rotate = createRoute({
