@@ -6,6 +6,7 @@ import { createTestDatabase } from './database.ts'
 import { type Follower, type FollowOptions, followEvents } from './follower.ts'
 import { type BuildChoice, type Gateway, runProgram, startGateway } from './gateway.ts'
 import { type OwnPostgres, startOwnPostgres } from './own-postgres.ts'
+import { isPooled, startPgBouncer } from './pgbouncer.ts'
 import { type LoadBalancer, startLoadBalancer } from './proxy.ts'
 import { createRandom, type Random } from './random.ts'
 
@@ -118,7 +119,7 @@ export const test = base.extend<{
         }))
       if (database.url === undefined) throw new Error('a cluster needs a Postgres server')
       const own = await database.open({ poolMax: 2 })
-      const between = await clusterOptions.between?.(database.url)
+      const between = await (clusterOptions.between ?? (isPooled() ? pooled : undefined))?.(database.url)
       const place = { url: between?.url ?? database.url, database: own, postgres }
       const started = await startCluster(place, clusterOptions)
       await use(started)
@@ -136,6 +137,9 @@ export const test = base.extend<{
     await use(cluster)
   },
 })
+
+/** As many connections as one replica asks for, for all of them together. */
+const pooled = (url: string) => startPgBouncer(url, 'transaction', 10)
 
 interface StartedCluster {
   cluster: Cluster
