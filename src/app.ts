@@ -25,6 +25,7 @@ import type { LocalRunner } from './domain/messages/post.ts'
 import { acceptInvitation } from './domain/organizations/accept-invitation.ts'
 import { mailInvitation } from './domain/organizations/mail-invitation.ts'
 import { createRetention } from './domain/retention.ts'
+import { noteEndsSeen } from './domain/runs/ends-seen.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
 import { checkEncryptionKeys } from './domain/secrets/canary.ts'
 import { createModelChooser } from './domain/secrets/choose-model.ts'
@@ -118,7 +119,7 @@ export function createGateway(
   const pollMs = () => (db.listening() ? LISTENING_POLL_MS : queue.pollMs)
 
   const tail = createTail({ sql, log }, { pollMs })
-  const presence = createPresence({ sql, log })
+  const presence = createPresence({ sql, log, noteEndsSeen: (seen) => noteEndsSeen(sql, seen) })
   const sse = createSseManager({ sql, tail, log }, { ...streams })
 
   const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })

@@ -13,7 +13,7 @@ import { sleep } from '../lib/sleep.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
 import type { WorkerPool } from './pool.ts'
-import { NO_USAGE } from './protocol.ts'
+import { NO_USAGE, STEP_FAILURES } from './protocol.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
 import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
 import type { RunRef, TurnEnd, WorkerRequests } from './turn.ts'
@@ -200,10 +200,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
         onTooLong: () => stop(one, 'too long'),
       })
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
-      const { agentId, model: name, isAnswered } = one.turn.context
+      const { agentId, model: name, isAnswered, failed } = one.turn.context
       const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
       const modelName = `${model.provider}/${model.modelId}`
-      if (isAnswered) return { end: { status: 'completed', usage: NO_USAGE }, model: modelName }
+      if (isAnswered) return { end: failed ? failedStep(failed) : COMPLETED, model: modelName }
       const spent = await deps.budgets.findExhausted(one.run.organizationId)
       if (spent) return { end: failure('budget_exhausted', spent.message) }
       void noteWorker(sql, one.run, options.replica).catch(() => {})
@@ -341,6 +341,13 @@ const FAILURES = {
     'budget_exhausted',
     "The turn was stopped: the organization's budget for this month is used up",
   ),
+}
+
+/** A turn of which nothing but its end was missing. */
+const COMPLETED: TurnEnd = { status: 'completed', usage: NO_USAGE }
+
+function failedStep(failed: keyof typeof STEP_FAILURES): TurnEnd {
+  return { status: 'failed', usage: NO_USAGE, error: STEP_FAILURES[failed] }
 }
 
 function failure(code: string, message: string): TurnEnd {

@@ -58,6 +58,7 @@ export async function startNginx({ location = '' }: { location?: string } = {}):
     },
     counts: () => new Map(),
     giveUp() {},
+    trustTargets() {},
     async stop() {
       await writing
       if (child.exitCode === null && child.signalCode === null) {

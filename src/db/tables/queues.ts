@@ -48,7 +48,7 @@ export const runs = pgTable(
     /** Log positions between which this run's events lie: after `startSeq`, up to `endSeq`. Null again once pruned. */
     startSeq: int8('start_seq'),
     endSeq: int8('end_seq'),
-    /** When somebody could first see the end: a stream of the conversation was open, or was shown it, or the run was read. */
+    /** When somebody first had the end: it was taken off by a stream that did not break, or the run was read. */
     endSeenAt: at('end_seen_at'),
     resultText: text('result_text'),
     usage: jsonb('usage').$type<RunUsage>(),
