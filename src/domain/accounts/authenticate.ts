@@ -1,7 +1,7 @@
-import { LRUCache } from 'lru-cache'
 import type { Sql } from '../../db/client.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
+import { createRecall } from '../../lib/recall.ts'
 import { ACCESS_CACHE_MS } from './access.ts'
 import { type AccessTokens, actorOfGrant, looksLikeAccessToken } from './access-token.ts'
 import type { Actor } from './actor.ts'
@@ -46,19 +46,7 @@ export interface AuthenticatorDeps {
 export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   const { sql, tokens, people, accessTokens, noteKeyUse } = deps
   // Keyed by hash: a memory dump of the cache must not hold keys that work.
-  const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: ACCESS_CACHE_MS })
-  /** Look-ups that began before the last change must not be kept. */
-  let generation = 0
-
-  /** Counted from before the look-up: what it saw was true then, and may have changed since. */
-  async function remember(name: string, find: () => Promise<Actor | null>): Promise<Actor | null> {
-    const cached = known.get(name)
-    if (cached) return cached
-    const [begun, start] = [generation, performance.now()]
-    const actor = await find()
-    if (actor && begun === generation) known.set(name, actor, { start })
-    return actor
-  }
+  const known = createRecall<Actor>({ max: CACHE_MAX, ttlMs: ACCESS_CACHE_MS })
 
   async function actorOf(token: string, organizationSlug: string | undefined): Promise<Actor | null> {
     if (looksLikeAccessToken(token)) {
@@ -66,7 +54,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
       return grant && (actorOfGrant(grant, organizationSlug) ?? refuse(organizationSlug ?? ''))
     }
     if (!looksLikeApiKey(token)) return actorOfSession(token)
-    const actor = await remember(sha256(token), () => findApiKey(sql, token))
+    const actor = await known.get(sha256(token), () => findApiKey(sql, token))
     if (actor) noteKeyUse?.({ organizationId: actor.organizationId, keyId: actor.credentialId })
     return actor
   }
@@ -86,10 +74,12 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
 
   async function findMaker({ organizationId, keyId, memberId }: Actor): Promise<Actor | null | undefined> {
     if (keyId !== undefined) {
-      return remember(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
+      return known.get(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
     }
     if (memberId === undefined) return undefined
-    return remember(`${organizationId}/member/${memberId}`, () => findMember(sql, { organizationId, userId: memberId }))
+    return known.get(`${organizationId}/member/${memberId}`, () =>
+      findMember(sql, { organizationId, userId: memberId }),
+    )
   }
 
   async function authenticatePerson({ cookie, organizationSlug }: Credentials): Promise<Actor> {
@@ -116,8 +106,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
       return actor
     },
     forget() {
-      generation++
-      known.clear()
+      known.forget()
       people?.forget()
       accessTokens?.forget()
     },

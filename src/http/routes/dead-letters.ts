@@ -6,6 +6,7 @@ import type { PostOptions } from '../../domain/messages/post.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { byCursor } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 const DeadLetter = z
@@ -41,9 +42,7 @@ const list = createRoute({
   summary: 'What was given up',
   request: {
     params: Org,
-    query: z.object({
-      limit: z.coerce.number().int().min(1).max(200).default(50),
-      cursor: z.string().max(64).optional(),
+    query: byCursor({ fallback: 50, max: 200 }).extend({
       queue: z.string().min(1).max(100).optional().openapi({ description: '`runs`, or a kind of call' }),
       conversationId: z.string().min(1).max(100).optional(),
     }),
