@@ -60,7 +60,8 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   }
 
   /**
-   * A session token is worth what its maker is: the key that it was made with, or the membership of the person. Its
+   * A session token is worth what its maker is: the key that it was made with, or the membership of the person together
+   * with their browser session, or what they gave the program. Its
    * organization may have another slug by now. Tokens from before they named their maker are good until they expire.
    */
   async function actorOfSession(token: string): Promise<Actor | null> {
@@ -72,14 +73,13 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return { ...session, organizationSlug: maker.organizationSlug }
   }
 
-  async function findMaker({ organizationId, keyId, memberId }: Actor): Promise<Actor | null | undefined> {
+  async function findMaker({ organizationId, keyId, memberId, madeIn = {} }: Actor): Promise<Actor | null | undefined> {
     if (keyId !== undefined) {
       return known.get(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
     }
     if (memberId === undefined) return undefined
-    return known.get(`${organizationId}/member/${memberId}`, () =>
-      findMember(sql, { organizationId, userId: memberId }),
-    )
+    const name = [organizationId, 'member', memberId, madeIn.sessionId ?? '', madeIn.clientId ?? ''].join('/')
+    return known.get(name, () => findMember(sql, { organizationId, userId: memberId, ...madeIn }))
   }
 
   async function authenticatePerson({ cookie, organizationSlug }: Credentials): Promise<Actor> {

@@ -214,9 +214,10 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
     })
 }
 
-/** What the session token depends on: the key that it is made with, or the membership of the person. */
-function makerOf(actor: Actor) {
-  return actor.kind === 'key' ? { keyId: actor.credentialId } : { memberId: actor.userId }
+/** What the session token depends on: the key that it is made with; or the membership of the person, and their browser session or program. */
+function makerOf({ kind, credentialId, userId }: Actor) {
+  if (kind === 'key') return { keyId: credentialId }
+  return { memberId: userId, ...(kind === 'client' ? { clientId: credentialId } : { sessionId: credentialId }) }
 }
 
 function toListed(agent: Awaited<ReturnType<typeof listAgents>>[number]) {
