@@ -9,6 +9,7 @@ import type { DefaultLimits } from '../domain/limits/limits.ts'
 import type { RateLimiter } from '../domain/limits/rate-limiter.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
 import type { CreateInvitationDeps } from '../domain/organizations/create-invitation.ts'
+import type { ResolveModel } from '../domain/secrets/choose-model.ts'
 import type { OAuthServer } from '../domain/sign-in/oauth-server.ts'
 import type { SignedInPerson } from '../domain/sign-in/reader.ts'
 import type { Signals } from '../domain/signals.ts'
@@ -89,12 +90,7 @@ export interface GatewayAppDeps {
   /** Requests worked on at once. */
   requestsMax: number
   readiness(): Promise<Readiness>
-  /** @throws AppError when this agent cannot use the model. */
-  resolveModel(
-    name: string | null,
-    owner: { organizationId: string; agentId: string },
-    provider?: string,
-  ): Promise<{ provider: string; modelId: string }>
+  resolveModel: ResolveModel
   /** Seals and opens stored secrets. */
   envelope: Envelope
   redactions: Redactions

@@ -3,6 +3,7 @@ import type { Budgets } from '../domain/limits/budget.ts'
 import { noteWorker } from '../domain/runs/begin.ts'
 import { type EndOfRun, endRun } from '../domain/runs/end.ts'
 import { takeSteerMessages } from '../domain/runs/steer.ts'
+import type { ResolveModel } from '../domain/secrets/choose-model.ts'
 import type { Signals } from '../domain/signals.ts'
 import type { CostOf } from '../domain/usage/prices.ts'
 import { backoffMs } from '../lib/backoff.ts'
@@ -67,8 +68,7 @@ export interface RunnerDeps {
   replies: ReplyWriter
   budgets: Budgets
   costOf: CostOf
-  /** @throws AppError when the model is unknown, or there is no key that this agent may use. */
-  resolveModel(name: string | null, owner: RunOwner): Promise<{ provider: string; modelId: string }>
+  resolveModel: ResolveModel
 }
 
 /** Why this replica stops working on a run before its worker is done. */

@@ -7,6 +7,7 @@ import type { Role } from '../accounts/permissions.ts'
 import { recordAudit } from '../audit/record.ts'
 import { requireRoom } from '../limits/room.ts'
 import { type ApiKey, keyColumns } from './list.ts'
+import { findProgram, refuseOrganizationKey } from './maker.ts'
 import { reachesAllKeys } from './reach.ts'
 import { parseScopes, requireScopes } from './scopes.ts'
 
@@ -27,7 +28,7 @@ export interface CreateKey {
 
 /**
  * Makes an API key of the caller, or of the organization.
- * @throws AppError 'forbidden' for scopes beyond the caller's own, and for a key of the organization to who is no admin;
+ * @throws AppError 'forbidden' for scopes beyond the caller's own, and for a key of the organization to who is no admin, or a program;
  *   'invalid_request' for unknown scopes or an expiry that has passed; 'limit_reached'.
  */
 export async function createKey(sql: Sql, args: CreateKey): Promise<MadeKey> {
@@ -42,7 +43,9 @@ export async function createKey(sql: Sql, args: CreateKey): Promise<MadeKey> {
   const fields = { organizationId: actor.organizationId, userId: owner.userId, name, scopes, expiresAt }
   return inTransaction(sql, async (tx) => {
     await requireRoom(tx, { organizationId: actor.organizationId, of: 'keys' })
-    const key = await makeKey(tx, fields)
+    const clientId = await findProgram(tx, actor)
+    if (owner.userId === null) refuseOrganizationKey(clientId)
+    const key = await makeKey(tx, { ...fields, clientId })
     const details = { name, scope: scopes.join(' '), prefix: key.tokenPrefix, expiresAt, userId: owner.userId }
     await recordAudit(tx, actor, { action: 'key.created', targetKind: 'key', targetId: key.id, details })
     return key

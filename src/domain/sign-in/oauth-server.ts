@@ -2,6 +2,7 @@ import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { enforceEverywhere } from '../accounts/access.ts'
 import { DEFAULT_SCOPE, OAUTH_SCOPES } from '../accounts/scopes.ts'
+import { revokeKeysOfProgram } from '../keys/maker.ts'
 import type { Signals } from '../signals.ts'
 import { type AppActor, recordApp } from './app-audit.ts'
 import { SIGN_IN_PATH } from './better-auth.ts'
@@ -161,6 +162,8 @@ export function createOAuthServer(deps: OAuthServerDeps, { publicUrl }: { public
     if (userId !== null) {
       await inTransaction(sql, async (tx) => {
         await revokeToken(tx, { token: refreshToken, clientId })
+        // Whoever has stolen a token may have made themselves a key with it.
+        await revokeKeysOfProgram(tx, { clientId, userId })
         const actor: AppActor = { kind: 'client', credentialId: clientId, userId, origin: originOf(caller) }
         await recordApp(tx, actor, { action: 'app.token_reused', clientId })
       })

@@ -116,6 +116,7 @@ export async function removeExpiredGrants(
           and not exists (select from oauth_consents where client_id = c.client_id)
           and not exists (select from oauth_refresh_tokens where client_id = c.client_id)
           and not exists (select from oauth_access_tokens where client_id = c.client_id)
+          and not exists (select from api_keys where client_id = c.client_id and revoked_at is null)
         limit ${rowsMax} for update of c skip locked)
       returning 1`,
   ]

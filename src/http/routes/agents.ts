@@ -7,9 +7,11 @@ import {
   listAgents,
   updateAgent,
 } from '../../domain/agents/agents.ts'
+import type { ResolveModel } from '../../domain/secrets/choose-model.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 const AgentId = z
@@ -57,10 +59,7 @@ const list = createRoute({
   summary: 'The agents of an organization',
   request: {
     params: Org,
-    query: z.object({
-      limit: z.coerce.number().int().min(1).max(500).default(100),
-      after: z.string().max(100).optional(),
-    }),
+    query: afterLast(),
   },
   security: BEARER,
   responses: {
@@ -125,8 +124,7 @@ const remove = createRoute({
 
 export interface AgentRouteDeps {
   signals: Signals
-  /** @throws AppError when this agent cannot use the model. */
-  resolveModel(name: string | null, owner: { organizationId: string; agentId: string }): Promise<unknown>
+  resolveModel: ResolveModel
 }
 
 /** The agents of an organization: name, model and instructions. */
