@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { accountSettings, incompletePairs, publicUrlFault, readOrigins } from './config/accounts.ts'
+import { productionFaults, weakSecrets } from './config/secrets.ts'
 import { parseTrustedProxies } from './lib/addresses.ts'
 
 const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
@@ -29,9 +30,6 @@ const readBy = <T>(read: (text: string) => T) =>
       }
     })
 
-/** Values that documentation prints where a secret belongs. Single words are not among them: a passphrase has those. */
-const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
-const SECRET_CHARS_MIN = 32
 const DEFAULT_PORT = 8787
 /** Far longer than a replica that works needs between two statements of a transaction. */
 const TRANSACTION_IDLE_MS_MAX = 5_000
@@ -208,7 +206,7 @@ const Env = z.object({
 })
 
 export type Env = z.infer<typeof Env>
-export type Config = ReturnType<typeof parseConfig>
+export type Config = ReturnType<typeof buildConfig>
 
 /** Thrown by `parseConfig`; its message names every bad variable at once and never a value. */
 export class ConfigError extends Error {
@@ -227,13 +225,44 @@ export class ConfigError extends Error {
  *
  * @throws ConfigError with all faults together.
  */
-export function parseConfig(env: Record<string, string | undefined>, { isTerminal = false } = {}) {
+export function parseConfig(env: Record<string, string | undefined>, where: { isTerminal?: boolean } = {}): Config {
+  const { config, faults } = inspectConfig(env, where)
+  if (faults.length > 0) throw new ConfigError(faults)
+  return config
+}
+
+/** What `lobu doctor` looks at: the settings as far as they can be read, and all that is wrong with them. */
+export interface InspectedConfig {
+  /** A setting that cannot be read has its default here. */
+  config: Config
+  /** `NAME: what is wrong`, never a value. Not empty: nothing but `doctor` starts. */
+  faults: string[]
+  /** Secrets that production would refuse, in any mode. */
+  weakSecrets: string[]
+}
+
+/** `parseConfig` for whoever must go on in spite of faults. */
+export function inspectConfig(
+  env: Record<string, string | undefined>,
+  { isTerminal = false }: { isTerminal?: boolean } = {},
+): InspectedConfig {
   const given = dropEmpty(env)
   const parsed = Env.safeParse(given)
-  const faults = parsed.success ? [] : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
-  faults.push(...productionFaults(given), ...incompletePairs(given))
-  if (!parsed.success || faults.length > 0) throw new ConfigError(faults)
-  const e = parsed.data
+  const issues = parsed.success ? [] : parsed.error.issues
+  const bad = new Set(issues.map((issue) => String(issue.path[0])))
+  const readable = Object.fromEntries(Object.entries(given).filter(([name]) => !bad.has(name)))
+  return {
+    config: buildConfig(parsed.data ?? Env.parse(readable), isTerminal),
+    faults: [
+      ...issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`),
+      ...productionFaults(given),
+      ...incompletePairs(given),
+    ],
+    weakSecrets: weakSecrets(given),
+  }
+}
+
+function buildConfig(e: Env, isTerminal: boolean) {
   const production = e.NODE_ENV === 'production'
   return {
     mode: e.NODE_ENV,
@@ -342,28 +371,6 @@ function listOf(text: string): string[] {
 
 function googleKey(e: Env) {
   return e.GOOGLE_GENERATIVE_AI_API_KEY ?? e.GOOGLE_API_KEY ?? e.GEMINI_API_KEY
-}
-
-/** Production needs its secrets from outside and refuses what everybody knows; development may leave them empty. */
-function productionFaults(given: Record<string, string>): string[] {
-  if (given.NODE_ENV !== 'production') return []
-  const faults: string[] = []
-  for (const name of ['JWT_SECRET', 'BETTER_AUTH_SECRET'] as const) {
-    const value = given[name]
-    if (value === undefined) faults.push(`${name}: is required in production (openssl rand -base64 48)`)
-    else faults.push(...weaknesses(name, value))
-  }
-  if (given.ENCRYPTION_KEY !== undefined) faults.push(...weaknesses('ENCRYPTION_KEY', given.ENCRYPTION_KEY))
-  if (given.DATABASE_URL === undefined) {
-    faults.push('DATABASE_URL: is required in production; the embedded database is for development')
-  }
-  return faults
-}
-
-function weaknesses(name: string, value: string): string[] {
-  if (PLACEHOLDER.test(value)) return [`${name}: is a placeholder from the documentation; make your own`]
-  if (value.length < SECRET_CHARS_MIN) return [`${name}: is shorter than ${SECRET_CHARS_MIN} characters`]
-  return []
 }
 
 /** The model of agents that name none: a provider whose key is set, by the order below, else the built-in one. */
