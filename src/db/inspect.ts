@@ -47,6 +47,7 @@ export async function readVector(sql: Sql): Promise<VectorFacts> {
 }
 
 export interface RightsFacts {
+  user: string
   superuser: boolean
   createRole: boolean
   /** Schema in which tables are made; null when the search path has none that this user may enter. */
@@ -59,7 +60,7 @@ export interface RightsFacts {
 
 export async function readRights(sql: Sql): Promise<RightsFacts> {
   const [row] = await sql<RightsFacts[]>`
-    select r.rolsuper as superuser, r.rolcreaterole as "createRole", current_schema() as schema,
+    select r.rolname as "user", r.rolsuper as superuser, r.rolcreaterole as "createRole", current_schema() as schema,
       has_database_privilege(current_database(), 'create') as "createInDatabase",
       coalesce(has_schema_privilege(current_schema(), 'create'), false) as "createInSchema",
       (select count(*)::int from pg_policies p join pg_class c on c.relname = p.tablename

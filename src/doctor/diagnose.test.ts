@@ -1,7 +1,8 @@
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { beforeEach, describe, expect, inject } from 'vitest'
+import { beforeEach, describe, expect, inject, vi } from 'vitest'
 import { createTestDatabase, MIGRATIONS, type TestDatabase, withDatabase } from '../../tests/support/database.ts'
+import { startOwnPostgres } from '../../tests/support/own-postgres.ts'
 import { hasPgBouncer, startPgBouncer } from '../../tests/support/pgbouncer.ts'
 import { test as base, requirePostgres, type World } from '../../tests/support/world.ts'
 import { inspectConfig } from '../config.ts'
@@ -109,6 +110,28 @@ describe('the way to the database', () => {
   test('TLS that the server does not offer', async ({ place, look }) => {
     const { database } = await look(`${place.url}?sslmode=require`)
     expect(database).toMatchObject({ state: 'fail', detail: expect.stringContaining('does not offer TLS') })
+  })
+
+  test('an encrypted way, and one whose certificate nobody vouches for', async ({ world, look }) => {
+    const own = await startOwnPostgres()
+    world.defer(own.destroy)
+    const db = await own.database.open({ poolMax: 1 })
+    world.defer(db.close)
+    // The server's own user makes them, in its folder.
+    const make =
+      'openssl req -x509 -newkey rsa:2048 -nodes -keyout server.key -out server.crt -days 2 -subj /CN=localhost'
+    await db.sql.unsafe(`copy (select 1) to program '${make} 2>/dev/null && chmod 600 server.key'`)
+    await db.sql.unsafe('alter system set ssl = on')
+    await db.sql`select pg_reload_conf()`
+    await vi.waitUntil(
+      async () => (await db.sql`select 1 from pg_settings where name = 'ssl' and setting = 'on'`).length,
+    )
+    const { url } = own.database
+    const required = await look(`${url}?sslmode=require`)
+    expect(required.tls).toMatchObject({ state: 'ok', detail: expect.stringMatching(/^TLSv1\.\d, without looking/) })
+    const { database } = await look(`${url}?sslmode=verify-full`)
+    expect(database).toMatchObject({ state: 'fail', fix: expect.stringContaining('sslrootcert') })
+    expect((await look(url!)).tls).toMatchObject({ state: 'ok', detail: expect.stringMatching(/^off/) })
   })
 
   test('a password that is wrong', async ({ world, place, look }) => {
@@ -284,6 +307,28 @@ describe('the schema', () => {
     expect(found['row security']).toMatchObject({ state: 'fail', detail: 'off for secrets' })
     await place.db.sql.unsafe(found['row security']!.fix!.replace(/^run /, ''))
     expect((await look(place.url))['row security']).toMatchObject({ state: 'ok' })
+  })
+
+  test('without the role that the wall binds: told before the schema is there, and after', async ({ world, look }) => {
+    const own = await startOwnPostgres()
+    world.defer(own.destroy)
+    const db = await own.database.open({ poolMax: 1 })
+    world.defer(db.close)
+    await db.sql.unsafe('drop owned by lobu_tenant; drop role lobu_tenant; create role plain login')
+    await db.sql.unsafe('alter database postgres owner to plain')
+    const url = new URL(own.database.url!)
+    expect((await look(url.href))['row security']).toMatchObject({
+      state: 'warn',
+      fix: expect.stringContaining('create role'),
+    })
+    url.pathname = '/postgres'
+    expect((await look(url.href))['row security']).toMatchObject({ state: 'ok', detail: 'comes with the schema' })
+    url.username = 'plain'
+    const plain = await look(url.href)
+    expect(plain['row security']).toMatchObject({
+      state: 'warn',
+      fix: expect.stringContaining('grant lobu_tenant to "plain"'),
+    })
   })
 
   test('keys that do not open what is stored', async ({ place, look }) => {

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { constants } from 'node:fs'
-import { access, statfs } from 'node:fs/promises'
+import { access, stat, statfs } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { promisify } from 'node:util'
@@ -52,6 +52,7 @@ export async function checkDisk(config: Config): Promise<Finding[]> {
 async function checkFolder(name: string, dir: string, fix: string): Promise<Finding> {
   try {
     const there = await existing(dir)
+    if (!(await stat(there)).isDirectory()) throw new Error(`${there} is no folder`)
     await access(there, constants.W_OK)
     const { bavail, bsize } = await statfs(there)
     const free = Math.floor((bavail * bsize) / MIB)

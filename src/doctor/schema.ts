@@ -1,6 +1,6 @@
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/client.ts'
-import { readInvalidIndexes, readWall } from '../db/inspect.ts'
+import { readInvalidIndexes, readRights, readWall } from '../db/inspect.ts'
 import { scopeToOrganization } from '../db/tenant.ts'
 import { explainMissingTenantRole } from '../db/tenant-role.ts'
 import { findKeyFault } from '../domain/secrets/canary.ts'
@@ -13,7 +13,8 @@ import { type Finding, fail, ok, skip, warn } from './finding.ts'
 export async function checkSchema(sql: Sql, config: Config, secrets: EncryptionSettings | null): Promise<Finding[]> {
   const state = await schemaState(sql, migrationsFolder())
   const findings = [schemaFinding(state, config), await checkIndexes(sql)]
-  if (state.applied === 0) return [...findings, skip('encryption', 'there is no schema yet')]
+  if (state.applied === 0)
+    return [...findings, await checkFutureWall(sql), skip('encryption', 'there is no schema yet')]
   return [
     ...findings,
     await checkWall(sql),
@@ -80,6 +81,15 @@ async function checkWall(sql: Sql): Promise<Finding> {
       'run "lobu migrate" as the owner of the tables',
     )
   return ok('row security', 'in force')
+}
+
+/** Before there is a schema: whether `migrate` will be able to make the role that row-level security binds. */
+async function checkFutureWall(sql: Sql): Promise<Finding> {
+  const { roleThere } = await readWall(sql)
+  const { superuser, createRole, user } = await readRights(sql)
+  if (roleThere || superuser || createRole) return ok('row security', 'comes with the schema')
+  const fix = `run "create role lobu_tenant nologin; grant lobu_tenant to "${user}";" as a superuser before migrating`
+  return warn('row security', 'this user may not create the role lobu_tenant', fix)
 }
 
 async function checkKeys(sql: Sql, secrets: EncryptionSettings | null): Promise<Finding> {
