@@ -291,7 +291,10 @@ export function createGateway(
   async function waitForSchema() {
     for (;;) {
       schema = await lookAtSchema()
-      if (schema?.behind.length === 0) return
+      if (schema?.behind.length === 0) {
+        if (schema.ahead) log.warn('the database schema is of a newer release, which one release back is made to stand')
+        return
+      }
       if (schema) log.error({ behind: schema.behind }, 'the database schema is behind this release: run "lobu migrate"')
       await new Promise((resolve) => setTimeout(resolve, SCHEMA_CHECK_MS))
       if (stopping.signal.aborted) return

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import { ConfigError, parseConfig } from './config.ts'
+import { ConfigError, inspectConfig, parseConfig } from './config.ts'
 
 const SECRET = 'kq9Zr3vYxW2mN8pL5tB7cD4fG6hJ1sA0'
 const PRODUCTION = {
@@ -286,6 +286,24 @@ describe('production', () => {
 
   test('development takes any secret', () => {
     expect(parseConfig({ JWT_SECRET: 'x' }).secrets.jwt).toBe('x')
+  })
+})
+
+describe('an inspection goes on where parsing stops', () => {
+  test('what can be read is there, what cannot has its default, and all faults are named', () => {
+    const { config, faults } = inspectConfig({ ...PRODUCTION, JWT_SECRET: '', PORT: 'eighty', RUN_ATTEMPTS_MAX: '5' })
+    expect(config).toMatchObject({ mode: 'production', http: { port: 8787 }, queue: { attemptsMax: 5 } })
+    expect(faults.map((fault) => fault.split(':')[0])).toEqual(['PORT', 'JWT_SECRET'])
+  })
+
+  test('weak secrets are told in any mode', () => {
+    const { faults, weakSecrets } = inspectConfig({ JWT_SECRET: 'changeme', ENCRYPTION_KEY: 'short' })
+    expect(faults).toEqual([])
+    expect(weakSecrets.map((fault) => fault.split(':')[0])).toEqual(['JWT_SECRET', 'ENCRYPTION_KEY'])
+  })
+
+  test('where parsing succeeds, both say the same', () => {
+    expect(inspectConfig(PRODUCTION)).toEqual({ config: parseConfig(PRODUCTION), faults: [], weakSecrets: [] })
   })
 })
 

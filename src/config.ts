@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { accountSettings, incompletePairs, publicUrlFault, readOrigins } from './config/accounts.ts'
-import { productionFaults } from './config/production.ts'
+import { productionFaults, weakSecrets } from './config/production.ts'
 import { retentionSettings } from './config/retention.ts'
 import { PRODUCTION_WAIT_SECONDS, shutdownTimes } from './config/shutdown.ts'
 import { parseTrustedProxies } from './lib/addresses.ts'
@@ -231,7 +231,7 @@ const Env = z.object({
 })
 
 export type Env = z.infer<typeof Env>
-export type Config = ReturnType<typeof parseConfig>
+export type Config = ReturnType<typeof buildConfig>
 
 /** Thrown by `parseConfig`; its message names every bad variable at once and never a value. */
 export class ConfigError extends Error {
@@ -250,13 +250,44 @@ export class ConfigError extends Error {
  *
  * @throws ConfigError with all faults together.
  */
-export function parseConfig(env: Record<string, string | undefined>, { isTerminal = false } = {}) {
+export function parseConfig(env: Record<string, string | undefined>, where: { isTerminal?: boolean } = {}): Config {
+  const { config, faults } = inspectConfig(env, where)
+  if (faults.length > 0) throw new ConfigError(faults)
+  return config
+}
+
+/** What `lobu doctor` looks at: the settings as far as they can be read, and all that is wrong with them. */
+export interface InspectedConfig {
+  /** A setting that cannot be read has its default here. */
+  config: Config
+  /** `NAME: what is wrong`, never a value. Not empty: nothing but `doctor` starts. */
+  faults: string[]
+  /** Secrets that production would refuse, in any mode. */
+  weakSecrets: string[]
+}
+
+/** `parseConfig` for whoever must go on in spite of faults. */
+export function inspectConfig(
+  env: Record<string, string | undefined>,
+  { isTerminal = false }: { isTerminal?: boolean } = {},
+): InspectedConfig {
   const given = dropEmpty(env)
   const parsed = Env.safeParse(given)
-  const faults = parsed.success ? [] : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
-  faults.push(...productionFaults(given), ...incompletePairs(given))
-  if (!parsed.success || faults.length > 0) throw new ConfigError(faults)
-  const e = parsed.data
+  const issues = parsed.success ? [] : parsed.error.issues
+  const bad = new Set(issues.map((issue) => String(issue.path[0])))
+  const readable = Object.fromEntries(Object.entries(given).filter(([name]) => !bad.has(name)))
+  return {
+    config: buildConfig(parsed.data ?? Env.parse(readable), isTerminal),
+    faults: [
+      ...issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`),
+      ...productionFaults(given),
+      ...incompletePairs(given),
+    ],
+    weakSecrets: weakSecrets(given),
+  }
+}
+
+function buildConfig(e: Env, isTerminal: boolean) {
   const production = e.NODE_ENV === 'production'
   return {
     mode: e.NODE_ENV,

@@ -1,6 +1,7 @@
-import type { Config } from '../config.ts'
+import type { Config, InspectedConfig } from '../config.ts'
 import { VERSION } from '../version.ts'
 import { runBootstrap } from './bootstrap.ts'
+import { runDoctor } from './doctor.ts'
 import { runMigrate } from './migrate.ts'
 import { runDiscardSecrets, runRotateSecrets } from './rotate-secrets.ts'
 import { serve } from './serve.ts'
@@ -19,4 +20,10 @@ export const commands: Record<string, Command> = {
     process.stdout.write(`${VERSION}\n`)
     return 0
   },
+}
+
+/** Subcommands that go on in spite of faulty settings, since these are what they are about. */
+export const diagnoses: Record<string, (inspected: InspectedConfig) => Promise<number>> = {
+  doctor: (inspected) => runDoctor(inspected, { json: false }),
+  'doctor --json': (inspected) => runDoctor(inspected, { json: true }),
 }
