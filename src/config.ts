@@ -246,15 +246,16 @@ export class ConfigError extends Error {
 
 /**
  * Turns the environment into the one typed settings object. Pure; called once. Nothing else reads `process.env`:
- * a module is handed the part of `Config` it needs. Durations leave here in milliseconds.
+ * a module is handed the part of `Config` it needs. Durations leave here in milliseconds. Without `needsSecrets` production
+ * may lack its two secrets, for commands that only work on the database and should not hold what they do not use.
  *
  * @throws ConfigError with all faults together.
  */
-export function parseConfig(env: Record<string, string | undefined>, { isTerminal = false } = {}) {
+export function parseConfig(env: Record<string, string | undefined>, { isTerminal = false, needsSecrets = true } = {}) {
   const given = dropEmpty(env)
   const parsed = Env.safeParse(given)
   const faults = parsed.success ? [] : parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
-  faults.push(...productionFaults(given), ...incompletePairs(given))
+  faults.push(...productionFaults(given, needsSecrets), ...incompletePairs(given))
   if (!parsed.success || faults.length > 0) throw new ConfigError(faults)
   const e = parsed.data
   const production = e.NODE_ENV === 'production'

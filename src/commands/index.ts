@@ -4,6 +4,7 @@ import { runBootstrap } from './bootstrap.ts'
 import { runMigrate } from './migrate.ts'
 import { runDiscardSecrets, runRotateSecrets } from './rotate-secrets.ts'
 import { serve } from './serve.ts'
+import { runSmoke } from './smoke.ts'
 
 /** A subcommand: takes as many words behind its name as it has parameters, and resolves with the exit code. */
 type Command = (config: Config, ...words: string[]) => Promise<number>
@@ -13,6 +14,7 @@ export const commands: Record<string, Command> = {
   serve,
   migrate: runMigrate,
   bootstrap: runBootstrap,
+  smoke: runSmoke,
   'secrets rotate': runRotateSecrets,
   'secrets discard': runDiscardSecrets,
   version: async () => {
@@ -20,3 +22,6 @@ export const commands: Record<string, Command> = {
     return 0
   },
 }
+
+/** Subcommands that use the database and no secret, so that a Job in a cluster need not be given any. */
+export const DATABASE_ONLY = ['migrate', 'bootstrap', 'smoke', 'version']
