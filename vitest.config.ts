@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config'
 
 /**
- * Five projects, run by one `vitest run`:
+ * Six projects, run by one `vitest run`:
  * `structure` needs nothing and takes seconds (also part of `npm run check`);
  * `unit` talks to a database, which `tests/support/global-setup.ts` finds or starts;
  * `chart` renders the chart with helm;

@@ -191,7 +191,8 @@ describe.skipIf(helms.length === 0)('the chart', () => {
     for (const env of [
       {},
       { SHUTDOWN_GRACE_SECONDS: '' },
-      { SHUTDOWN_GRACE_SECONDS: 600 },
+      { SHUTDOWN_GRACE_SECONDS: 600, SHUTDOWN_WAIT_SECONDS: 0 },
+      { SHUTDOWN_WAIT_SECONDS: '30.5' },
       { SHUTDOWN_GRACE_SECONDS: '0' },
     ]) {
       const deployment = await renderApp({ values: { app: { env, preStopSleepSeconds: 7 } } })
@@ -302,7 +303,5 @@ function stopSeconds(env: Record<string, KubernetesObject>): number {
   const strings = Object.entries(env).filter(([, value]) => typeof value === 'string')
   const secret = 'k3Jf9sLq2-Zx81mPwq07RtYuVbNcEdGh-45'
   const given = { JWT_SECRET: secret, BETTER_AUTH_SECRET: secret, DATABASE_URL: 'postgres://db/lobu' }
-  const { shutdown } = parseConfig({ ...Object.fromEntries(strings), ...given })
-  const { graceMs, totalMs = graceMs + 10_000 } = shutdown as { graceMs: number; totalMs?: number }
-  return totalMs / 1000
+  return parseConfig({ ...Object.fromEntries(strings), ...given }).shutdown.totalMs / 1000
 }
