@@ -21,6 +21,8 @@ interface Alert {
 
 const { metrics, alerts } = parse(read(CHART, 'files/alerts.yaml')) as { metrics: string[]; alerts: Alert[] }
 
+const helms = await findHelms()
+
 test('chart/README.md lists every value as chart/values.yaml has it (npm run docs)', () => {
   const { current, rendered } = renderValues()
   expect(current).toBe(rendered)
@@ -79,7 +81,7 @@ describe('alerts', () => {
   })
 
   test('reach the operator whole, with the labels of the release and a link to the page', async ({ skip }) => {
-    const [helm] = await findHelmsOnce
+    const [helm] = helms
     if (!helm) return skip('there is no helm')
     const objects = await helm.render(GOOD['an autoscaler and monitoring']!)
     const { rules } = objects.find(({ kind }) => kind === 'PrometheusRule').spec.groups[0]
@@ -95,13 +97,11 @@ describe('alerts', () => {
   })
 })
 
-const findHelmsOnce = findHelms()
-
 describe('docs/kubernetes.md', () => {
   const page = existsSync(path.join(DOCS, 'kubernetes.md')) ? read(DOCS, 'kubernetes.md') : ''
 
   test('names objects that a release "lobu" has', async ({ skip }) => {
-    const [helm] = await findHelmsOnce
+    const [helm] = helms
     if (!helm) return skip('there is no helm')
     const objects = await helm.render(GOOD["the page's file"]!)
     const short: Record<string, string> = {
@@ -137,7 +137,7 @@ describe('docs/kubernetes.md', () => {
   })
 
   test('has values that render', async ({ skip }) => {
-    const [helm] = await findHelmsOnce
+    const [helm] = helms
     if (!helm) return skip('there is no helm')
     const examples = [...page.matchAll(/```yaml\n([\s\S]*?)```/g)].map(([, text]) => parse(text!) as object)
     expect(examples.length).toBeGreaterThan(2)
