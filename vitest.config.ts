@@ -1,9 +1,10 @@
 import { defineConfig } from 'vitest/config'
 
 /**
- * Five projects, run by one `vitest run`:
+ * Six projects, run by one `vitest run`:
  * `structure` needs nothing and takes seconds (also part of `npm run check`);
  * `unit` talks to a database, which `tests/support/global-setup.ts` finds or starts;
+ * `chart` renders the chart with helm;
  * `e2e` starts the built server as real processes, one file at a time;
  * `faults` does the same and kills, freezes, cuts off and floods them. `npm run soak` is its long form;
  * `rollout` replaces one release by another behind nginx; see `scripts/rollout.sh`.
@@ -24,6 +25,10 @@ export default defineConfig({
           testTimeout: 60_000,
           hookTimeout: 120_000,
         },
+      },
+      {
+        extends: true,
+        test: { name: 'chart', include: ['tests/chart/*.test.ts'], testTimeout: 120_000, hookTimeout: 120_000 },
       },
       {
         extends: true,

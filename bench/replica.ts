@@ -53,6 +53,7 @@ export async function startReplica(
     {
       ...{ replica: name, leaseMs: 60_000, pollMs: 5_000, attemptsMax: 3, runMsMax: 60_000 },
       organizationRunsMax: 1_000_000,
+      textCharsMax: 1_000_000,
       limits: { stepsMax: 1, outputTokensMax: 1 },
     },
   )

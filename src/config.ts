@@ -244,13 +244,19 @@ export class ConfigError extends Error {
   }
 }
 
+/** `needsSecrets: false` lets production lack its two secrets: for commands that work on the database alone. */
+interface Circumstances {
+  isTerminal?: boolean
+  needsSecrets?: boolean
+}
+
 /**
  * Turns the environment into the one typed settings object. Pure; called once. Nothing else reads `process.env`:
  * a module is handed the part of `Config` it needs. Durations leave here in milliseconds.
  *
  * @throws ConfigError with all faults together.
  */
-export function parseConfig(env: Record<string, string | undefined>, where: { isTerminal?: boolean } = {}): Config {
+export function parseConfig(env: Record<string, string | undefined>, where: Circumstances = {}): Config {
   const { config, faults } = inspectConfig(env, where)
   if (faults.length > 0) throw new ConfigError(faults)
   return config
@@ -269,7 +275,7 @@ export interface InspectedConfig {
 /** `parseConfig` for whoever must go on in spite of faults. */
 export function inspectConfig(
   env: Record<string, string | undefined>,
-  { isTerminal = false }: { isTerminal?: boolean } = {},
+  { isTerminal = false, needsSecrets = true }: Circumstances = {},
 ): InspectedConfig {
   const given = dropEmpty(env)
   const parsed = Env.safeParse(given)
@@ -280,7 +286,7 @@ export function inspectConfig(
     config: buildConfig(parsed.data ?? Env.parse(readable), isTerminal),
     faults: [
       ...issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`),
-      ...productionFaults(given),
+      ...productionFaults(given, needsSecrets),
       ...incompletePairs(given),
     ],
     weakSecrets: weakSecrets(given),

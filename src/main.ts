@@ -11,6 +11,7 @@ const USAGE = `usage: lobu [command]
   migrate     bring the database schema up to date and exit
   bootstrap   make the first organization where it is missing, and a new API key, printed on standard output
   doctor [--json]           look for what is wrong with this installation, and say how to fix it
+  smoke <url>               take one turn with the demo model at that gateway, with a key that ends with it
   secrets rotate            seal all stored secrets with the current key, while gateways serve
   secrets discard <key id>  remove what a lost key has sealed
   version     print the version
@@ -30,7 +31,7 @@ async function main(): Promise<number> {
     return 1
   }
   const { inspectConfig, parseConfig } = await import('./config.ts')
-  const { commands, diagnoses } = await import('./commands/index.ts')
+  const { commands, DATABASE_ONLY, diagnoses } = await import('./commands/index.ts')
   const where = { isTerminal: process.stdout.isTTY === true }
   const diagnosis = diagnoses[[command, ...rest].join(' ')]
   if (diagnosis) return diagnosis(inspectConfig(process.env, where))
@@ -41,7 +42,8 @@ async function main(): Promise<number> {
     process.stderr.write(USAGE)
     return 2
   }
-  return run(parseConfig(process.env, where), ...words)
+  const needsSecrets = !DATABASE_ONLY.includes(name!)
+  return run(parseConfig(process.env, { ...where, needsSecrets }), ...words)
 }
 
 main().then(

@@ -2,12 +2,16 @@
 const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
 const SECRET_CHARS_MIN = 32
 
-/** Production needs its secrets from outside and refuses what everybody knows; development may leave them empty. */
-export function productionFaults(given: Record<string, string>): string[] {
+/**
+ * Production needs its secrets from outside and refuses what everybody knows; development may leave them empty, and so
+ * may commands that use none.
+ */
+export function productionFaults(given: Record<string, string>, needsSecrets: boolean): string[] {
   if (given.NODE_ENV !== 'production') return []
   const faults: string[] = []
   for (const name of ['JWT_SECRET', 'BETTER_AUTH_SECRET'] as const) {
-    if (given[name] === undefined) faults.push(`${name}: is required in production (openssl rand -base64 48)`)
+    if (needsSecrets && given[name] === undefined)
+      faults.push(`${name}: is required in production (openssl rand -base64 48)`)
   }
   faults.push(...weakSecrets(given))
   if (given.DATABASE_URL === undefined) {
