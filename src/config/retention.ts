@@ -1,4 +1,4 @@
-import type { Env } from '../config.ts'
+import type { Env } from './environment.ts'
 
 const DAY_MS = 86_400_000
 
