@@ -47,7 +47,7 @@ export default defineConfig({
           name: 'faults',
           include: ['tests/faults/*.test.ts'],
           // A bound on what hangs, and no promise: `npm run soak` runs each of them for as long as it was told to.
-          testTimeout: 300_000 + 1000 * (Number(process.env.SOAK_SECONDS) || 0),
+          testTimeout: 600_000 + 1000 * (Number(process.env.SOAK_SECONDS) || 0),
           hookTimeout: 120_000,
           fileParallelism: false,
           // Behind everything else, so that no other file wants the machine at the same time.

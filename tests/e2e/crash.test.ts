@@ -5,7 +5,7 @@ import { expect, onTestFinished } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import type { Follower } from '../support/follower.ts'
-import { type Gateway, isAlive, requireProc, until } from '../support/gateway.ts'
+import { type Gateway, isAlive, killProcess, requireProc, until } from '../support/gateway.ts'
 import { connectSse } from '../support/sse-client.ts'
 import { requirePostgres } from '../support/world.ts'
 
@@ -187,7 +187,7 @@ test('a turn whose worker is killed goes on behind the last word that was stream
   for (const words of [1, 20, 60]) {
     const turn = await startTurn(cluster, words)
     const { worker } = await findWorker(cluster)
-    process.kill(worker, 'SIGKILL')
+    killProcess(worker)
     await expectWhole(turn)
     await expectOneEnd(cluster, turn)
     await turn.follower.stop()
@@ -286,7 +286,7 @@ test('a turn that loses its worker every time ends as failed, once, and says why
     const workers = cluster.replicas.flatMap((gateway) => gateway.workers()).filter((pid) => !killed.has(pid))
     for (const pid of workers) {
       killed.add(pid)
-      process.kill(pid, 'SIGKILL')
+      killProcess(pid)
     }
     await until(() => isOver() || cluster.replicas.some((gateway) => gateway.workers().length > 0), 'it is tried again')
   }

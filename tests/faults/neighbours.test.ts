@@ -2,7 +2,7 @@ import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
-import { requireProc, until } from '../support/gateway.ts'
+import { killProcess, requireProc, until } from '../support/gateway.ts'
 import { makeOrganization } from '../support/organization.ts'
 import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
@@ -110,13 +110,10 @@ test('a turn that kills its worker every time ends as failed after its tries, le
   const { messageId, runId } = await conversation.send('/hang')
   const behind = await conversation.send('/echo behind')
   const isOver = () => follower.events().some(({ name, data }) => name === 'complete' && data.messageId === messageId)
-  const struck = new Set<number>()
   await until(async () => {
-    // Only workers that have begun: the spare one is nobody's.
     const [run] = await cluster.database.sql`select state from runs where id = ${runId}`
-    const workers = cluster.replicas.flatMap((gateway) => gateway.workers())
-    if (run?.state === 'running') for (const pid of workers) if (!struck.has(pid)) process.kill(pid, 'SIGKILL')
-    for (const pid of workers) struck.add(pid)
+    // Spare ones too: whichever it is given next.
+    if (run?.state === 'running') for (const pid of cluster.replicas.flatMap((one) => one.workers())) killProcess(pid)
     return isOver()
   }, 'it is given up')
   await follower.completed(behind.messageId)

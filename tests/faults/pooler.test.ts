@@ -2,7 +2,7 @@ import { describe, expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
-import { requireProc, until } from '../support/gateway.ts'
+import { killProcess, requireProc, until } from '../support/gateway.ts'
 import { hasPgBouncer, startPgBouncer } from '../support/pgbouncer.ts'
 import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
@@ -38,7 +38,7 @@ describe.runIf(hasPgBouncer())('behind PgBouncer in transaction mode, without an
     )
     for (let round = 0; round < effort(1, 10); round++) {
       const running = cluster.replicas.filter((gateway) => !gateway.hasExited())
-      for (const worker of running.flatMap((gateway) => gateway.workers())) process.kill(worker, 'SIGKILL')
+      for (const worker of running.flatMap((gateway) => gateway.workers())) killProcess(worker)
       const victim = cluster.random.pick(running)
       victim.signal('SIGKILL')
       await victim.exited

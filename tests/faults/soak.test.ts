@@ -1,8 +1,8 @@
 import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
-import { type Cluster, test } from '../support/cluster.ts'
+import { type Cluster, LEASE_SECONDS, test } from '../support/cluster.ts'
 import { SOAK_SECONDS } from '../support/effort.ts'
-import { type Gateway, isAlive, requireProc, until } from '../support/gateway.ts'
+import { type Gateway, isAlive, killProcess, requireProc, until } from '../support/gateway.ts'
 import { endListeners } from '../support/listeners.ts'
 import { makeOrganization } from '../support/organization.ts'
 import { createRandom } from '../support/random.ts'
@@ -18,8 +18,7 @@ test.override('clusterOptions', { replicas: 3, env: ENV, postgres: 'own' })
 /** In `npm test` just enough to see that all of it works together. */
 const SECONDS = SOAK_SECONDS || 12
 const CLIENTS = 12
-/** Far longer than a replica's lease. */
-const FROZEN_MS = 4_000
+const FROZEN_MS = 2 * LEASE_SECONDS * 1000
 
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 const running = ({ replicas }: Cluster) => replicas.filter((gateway) => !gateway.hasExited())
@@ -37,7 +36,7 @@ async function replace(cluster: Cluster, end: (gateway: Gateway) => Promise<unkn
 const FAULTS: Record<string, (cluster: Cluster) => Promise<unknown>> = {
   'kill -9 of a worker': async (cluster) => {
     const workers = running(cluster).flatMap((gateway) => gateway.workers())
-    if (workers.length > 0) process.kill(cluster.random.pick(workers), 'SIGKILL')
+    if (workers.length > 0) killProcess(cluster.random.pick(workers))
   },
   'kill -9 of a replica': (cluster) =>
     replace(cluster, (gateway) => {

@@ -82,7 +82,7 @@ test('two thousand streams that are reset leave nothing behind, not in memory ei
   const conversations = await Promise.all(Array.from({ length: 40 }, () => cluster.open()))
   const before = await gauge(cluster, gateway)
   const heaps: number[] = []
-  for (let round = 0; round < effort(3, 10); round++) {
+  for (let round = 0; round < effort(2, 10); round++) {
     const clients: SseClient[] = []
     await Promise.all(
       conversations.map(async (conversation) => {

@@ -119,7 +119,7 @@ export async function startGateway(env: Record<string, string>, choice?: BuildCh
  * Resolves when `check` holds; what it returned comes back. Rejects, naming `what` was waited for, after `withinMs`,
  * which is no promise of the product but the point at which a test gives up.
  */
-export async function until<T>(check: () => T | Promise<T>, what: string, withinMs = 45_000): Promise<NonNullable<T>> {
+export async function until<T>(check: () => T | Promise<T>, what: string, withinMs = 90_000): Promise<NonNullable<T>> {
   const deadline = performance.now() + withinMs
   for (;;) {
     const value = await check()
@@ -171,7 +171,7 @@ function superviseProgram(child: ChildProcess, { dir, name }: { dir: string; nam
         await until(() => processesOf(dir).length === 0, `nothing is left of ${name} (${processesOf(dir)})`)
       } finally {
         // A test that fails for what stayed behind must not leave it to the machine.
-        for (const left of processesOf(dir)) process.kill(left, 'SIGKILL')
+        for (const left of processesOf(dir)) killProcess(left)
       }
       await rm(dir, { recursive: true, force: true, maxRetries: 3 })
     },
@@ -195,6 +195,15 @@ function parseLine(line: string): LogLine[] {
 /** Living processes that carry the folder in their arguments or environment: a program, its workers, their guard. */
 function processesOf(dir: string): number[] {
   return allProcesses().filter((pid) => pid !== process.pid && isAlive(pid) && mentions(pid, dir))
+}
+
+/** SIGKILL. One that has just ended by itself, as idle workers do, is as good. */
+export function killProcess(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
 }
 
 /** Whether this process runs; a zombie does not. */
