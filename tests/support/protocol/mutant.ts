@@ -13,37 +13,35 @@ export interface Mutant {
 export interface Mutation {
   /** From now on this mutant, or none. */
   use(mutant: Mutant | null): void
-  /** @throws Error when the statement is there and the piece is not: the product has changed. */
+  /** The same array for the same template, or the driver would not know its prepared statement again. */
   templateFor(strings: TemplateStringsArray): TemplateStringsArray
-  /** Whether a statement was changed since `use`; if none was, nothing was tested. */
-  hasMet(): boolean
+  /** Why nothing was tested since `use`: no statement was changed, or what is to be changed is not there any more. */
+  problem(): string | null
 }
 
 const PARAMETER = '§'
 
 export function createMutation(): Mutation {
   let current: Mutant | null = null
-  let met = false
-  /** The same array for the same template, or the driver would not know its prepared statement again. */
+  let problem: string | null = null
   let known = new WeakMap<TemplateStringsArray, TemplateStringsArray>()
 
-  function change(strings: TemplateStringsArray, mutant: Mutant): TemplateStringsArray {
+  function change(strings: TemplateStringsArray, { in: where, replace }: Mutant): TemplateStringsArray {
     const text = strings.join(PARAMETER)
-    if (!text.includes(mutant.in)) return strings
-    met = true
-    const changed = mutant.replace.reduce((now, [piece, instead]) => {
-      if (!now.includes(piece)) throw new Error(`the statement with "${mutant.in}" has no "${piece}" any more`)
-      return now.replace(piece, () => instead)
-    }, text)
+    if (!text.includes(where)) return strings
+    const missing = replace.find(([piece]) => !text.includes(piece))
+    const changed = replace.reduce((now, [piece, instead]) => now.replace(piece, () => instead), text)
     const parts = changed.split(PARAMETER)
-    if (parts.length !== strings.length) throw new Error(`"${mutant.in}": a mutant keeps the parameters`)
-    return Object.assign(parts, { raw: parts }) as unknown as TemplateStringsArray
+    if (missing) problem = `the statement with "${where}" has no "${missing[0]}"`
+    else if (parts.length !== strings.length) problem = `the mutant of "${where}" does not keep the parameters`
+    else problem = null
+    return problem === null ? (Object.assign(parts, { raw: parts }) as unknown as TemplateStringsArray) : strings
   }
 
   return {
     use(mutant) {
       current = mutant
-      met = false
+      problem = mutant && `no statement has "${mutant.in}"`
       known = new WeakMap()
     },
     templateFor(strings) {
@@ -52,6 +50,6 @@ export function createMutation(): Mutation {
       known.set(strings, made)
       return made
     },
-    hasMet: () => met,
+    problem: () => problem,
   }
 }

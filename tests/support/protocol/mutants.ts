@@ -26,6 +26,12 @@ export const SABOTAGES: Sabotage[] = [
     fault: NUMBERS,
   },
   {
+    name: 'ending locks the run before the conversation',
+    mutant: { in: 'end_seq as "endSeq" from conversations\n', replace: [['for no key update', '']] },
+    scenario: SCENARIOS.cancelling,
+    fault: /wait for each other/,
+  },
+  {
     name: 'accepting does not lock the conversation',
     mutant: { in: 'with c as materialized', replace: [['for no key update', '']] },
     scenario: SCENARIOS.accepting,

@@ -21,28 +21,34 @@ import {
 import { type Choose, type Ran, runSchedule, type Scenario } from './schedule.ts'
 import type { Stage } from './stage.ts'
 
-/** What a replica may draw; what matters more stands here more often. */
-const OPERATIONS: Operation[] = [
-  ...[
-    claim,
-    claim,
-    claimAndFreeze,
-    claimAndFreeze,
-    say(1),
-    say(2),
-    say(1),
-    say(3),
-    end,
-    end,
-    publish,
-    publish,
-    publish,
-  ],
-  ...[sweep, sweep, giveUp, prune, read(1), read(2), read(), read(), steer, sayNextDoor],
-  ...[post(1), post(2), post(3), post(4, 'steer'), post(5, 'interrupt'), cancel(), cancel(1), cancel(2)],
+/** What a replica may draw: things that belong together, as its loops and clients do them. */
+const WORK: Operation[][] = [
+  [claim, say(1), say(2), end],
+  [claimAndFreeze, say(2), say(1), say(1), end],
+  [sweep, claim, say(1), steer, end],
+  [say(1), say(3), end],
 ]
-/** Ends everything, so there is at most one in few schedules. */
-const RARE = leave
+const BESIDE: Operation[][] = [
+  [publish, publish],
+  [publish, publish],
+  [read(1), read(2), read()],
+  [read(), publish, read()],
+  [post(2)],
+  [post(2), post(3)],
+  [sayNextDoor, publish],
+  [sweep],
+  [prune],
+]
+/** What ends the work of others: too much of it, and nothing is left to go wrong. */
+const RARE: Operation[][] = [
+  [cancel(1)],
+  [cancel(2)],
+  [cancel()],
+  [giveUp],
+  [post(4, 'steer')],
+  [post(5, 'interrupt')],
+  [leave],
+]
 const REPLICAS = 3
 
 /** A long schedule, which depends on nothing but the seed: what three replicas do, and who goes on when. */
@@ -66,8 +72,13 @@ export async function failureOfSeed(stage: Stage, seed: number): Promise<Failure
 }
 
 function drawScenario(random: Random, seed: number): Scenario {
-  const draw = () => (random.int(1, 40) === 1 ? RARE : random.pick(OPERATIONS))
-  const replicas = Array.from({ length: REPLICAS }, () => ({ does: Array.from({ length: random.int(5, 10) }, draw) }))
+  const draw = () => {
+    const chance = random.int(1, 12)
+    return random.pick(chance === 1 ? RARE : chance <= 6 ? WORK : BESIDE)
+  }
+  const replicas = Array.from({ length: REPLICAS }, () => ({
+    does: Array.from({ length: random.int(3, 5) }, draw).flat(),
+  }))
   const [first, second] = replicas
   // Without a message that somebody works on, most of the rest would mean nothing.
   const before = [[post(1), random.pick([claim, claimAndFreeze]), say(2)], [moveInNextDoor]]

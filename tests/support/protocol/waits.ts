@@ -7,8 +7,8 @@ const SOON_MS = 4
 
 /**
  * Resolves when no connection can do anything by itself any more: each is idle, parked, or waits for a lock. Returns those
- * that wait. The server's locks are read at one instant; when all that are busy wait in it, nothing can change until
- * somebody is let on.
+ * that wait. The server's locks are read at one instant; when all that are busy wait in it for one of us, nothing can change
+ * until somebody is let on. What the server itself holds for a moment, such as autovacuum, is waited out.
  */
 export async function settle(
   watcher: Sql,
@@ -20,7 +20,8 @@ export async function settle(
     const asked = busy()
     if (asked.length === 0) break
     const rows = await watcher<{ pid: number }[]>`
-      select pid from pg_locks where not granted and pid = any(${asked.map((connection) => connection.pid)}::int[])`
+      select pid from pg_locks where not granted and pid = any(${asked.map((connection) => connection.pid)}::int[])
+        and pg_blocking_pids(pid) && ${connections.map((connection) => connection.pid)}::int[]`
     const waiting = new Set(rows.map((row) => row.pid))
     if (asked.every((connection) => waiting.has(connection.pid))) return asked
   }
