@@ -4,6 +4,7 @@ import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
 import { type LogRow, readLogs } from './event-log.ts'
+import { createFanOut, type FanOut, SLICE } from './fan-out.ts'
 import { encodeChunk, formatEvent, formatNotice, type LoggedEvent, parseEventLines } from './frames.ts'
 import { comeBack, openStream, type Stream } from './stream.ts'
 import { type Channel, channelKey, type Tail } from './tail.ts'
@@ -45,6 +46,8 @@ export interface SseManagerOptions {
   bufferBytesMax: number
   /** How long a reader may leave everything that waits for it; 30 s unless given. */
   stalledMs?: number
+  /** Streams of a conversation that are written to before others have a turn; 500 unless given. */
+  slice?: number
 }
 
 export interface SseManagerDeps {
@@ -55,6 +58,7 @@ export interface SseManagerDeps {
 
 interface Followed extends Channel {
   streams: Set<Stream>
+  fanOut: FanOut
   /** The conversation is over, and so is each stream that has had its last event. */
   ended: boolean
 }
@@ -95,17 +99,31 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     const key = channelKey(organizationId, conversationId)
     const known = followed.get(key)
     if (known) return known
+    const streams = new Set<Stream>()
+    let encoded: { events: LoggedEvent[]; chunk: Buffer } | undefined
+    const fanOut = createFanOut(
+      {
+        streams,
+        write(stream, events) {
+          if (encoded?.events !== events) encoded = { events, chunk: encodeEvents(events) }
+          give(channel, stream, encoded)
+        },
+        fallBehind: (stream) => turnToLog(channel, stream),
+        onIdle() {
+          encoded = undefined
+          if (channel.ended) endLive(channel)
+        },
+      },
+      { slice: options.slice ?? SLICE },
+    )
     const channel: Followed = {
-      organizationId,
-      conversationId,
-      head,
-      streams: new Set(),
+      ...{ organizationId, conversationId, head, streams, fanOut },
       ended: false,
-      onEvents: (events) => broadcast(channel, events),
+      onEvents: fanOut.push,
       onGap: () => endAll(channel, comeBack),
       onEnded: () => {
         channel.ended = true
-        for (const stream of [...channel.streams]) if (stream.live) stream.end(ENDED)
+        if (!fanOut.isBusy()) endLive(channel)
       },
     }
     followed.set(key, channel)
@@ -122,20 +140,12 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     deps.tail.unfollow(channel)
   }
 
-  function broadcast(channel: Followed, events: LoggedEvent[]) {
-    const before = events[0]!.seq - 1
-    let shared: Buffer | undefined
-    for (const stream of channel.streams) {
-      if (!stream.live) continue
-      if (stream.position === before) {
-        shared ??= encodeEvents(events)
-        deliver(channel, stream, { events, chunk: shared })
-      } else {
-        // A stream that read up past the channel's head has the first of these events already.
-        const fresh = events.filter((event) => event.seq > stream.position)
-        if (fresh.length > 0) deliver(channel, stream, { events: fresh, chunk: encodeEvents(fresh) })
-      }
-    }
+  /** Gives a stream those of the events that it does not have yet. */
+  function give(channel: Followed, stream: Stream, shared: { events: LoggedEvent[]; chunk: Buffer }) {
+    if (stream.position === shared.events[0]!.seq - 1) return deliver(channel, stream, shared)
+    // A stream that read up past the channel's head has the first of these events already.
+    const events = shared.events.filter((event) => event.seq > stream.position)
+    if (events.length > 0) deliver(channel, stream, { events, chunk: encodeEvents(events) })
   }
 
   function deliver(channel: Followed, stream: Stream, { events, chunk }: { events: LoggedEvent[]; chunk: Buffer }) {
@@ -144,8 +154,16 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       stream.position = events.at(-1)!.seq
       if (keepsUp || stream.closed) return
     }
+    turnToLog(channel, stream)
+  }
+
+  function turnToLog(channel: Followed, stream: Stream) {
     stream.live = false
     void catchUp(channel, stream)
+  }
+
+  function endLive(channel: Followed) {
+    for (const stream of [...channel.streams]) if (stream.live) stream.end(ENDED)
   }
 
   /** Reads the log from the stream's position until it stands where the channel stands, then makes it live. */
