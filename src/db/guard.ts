@@ -2,6 +2,7 @@ import { type DriverQuery, guardTag, REFUSED, type Sql } from './driver-query.ts
 import { translateError } from './errors.ts'
 import { createFlights, type Flights } from './flights.ts'
 import type { Gate } from './gate.ts'
+import { RUN_SCOPED, type RunScoped, runScoped, STALE_PLAN } from './guard-scope.ts'
 import { beginGuarded, type Work } from './guard-transaction.ts'
 
 export interface Guarded extends Pick<Flights, 'oldestMs' | 'failUnsent'> {
@@ -65,8 +66,31 @@ export function guardSql(
     return promise
   }
 
+  const scoped: RunScoped = (statement) => {
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>()
+    const landed = (error: unknown) => {
+      if (error !== STALE_PLAN) onError(error)
+      gate.leave(error)
+      reject(translateError(error))
+    }
+    const go = () => {
+      runScoped(current(), flights, statement).then((value) => {
+        gate.leave()
+        resolve(value)
+      }, landed)
+    }
+    gate.enter({ go, refuse: reject })
+    return promise
+  }
+  // What a transaction must begin with is known to `begin` alone.
+  const isPlain = Object.keys(transactionSettings).length === 0
+
   return {
-    sql: Object.assign(guardTag(current, admit), { begin, ...REFUSED }) as unknown as Sql,
+    sql: Object.assign(guardTag(current, admit), {
+      begin,
+      ...(isPlain ? { [RUN_SCOPED]: scoped } : {}),
+      ...REFUSED,
+    }) as unknown as Sql,
     oldestMs: flights.oldestMs,
     failUnsent: flights.failUnsent,
   }

@@ -4,6 +4,7 @@ import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
 import { type LogRow, readLogs } from './event-log.ts'
+import { createFanOut, type FanOut, SLICE } from './fan-out.ts'
 import { encodeChunk, formatEvent, formatNotice, type LoggedEvent, parseEventLines } from './frames.ts'
 import { createReceipts } from './receipts.ts'
 import { comeBack, openStream, type Stream } from './stream.ts'
@@ -48,6 +49,8 @@ export interface SseManagerOptions {
   bufferBytesMax: number
   /** How long a reader may leave everything that waits for it; 30 s unless given. */
   stalledMs?: number
+  /** Streams of a conversation that are written to before others have a turn; 500 unless given. */
+  slice?: number
 }
 
 export interface SseManagerDeps {
@@ -58,8 +61,17 @@ export interface SseManagerDeps {
 
 interface Followed extends Channel {
   streams: Set<Stream>
+  fanOut: FanOut
   /** The conversation is over, and so is each stream that has had its last event. */
   ended: boolean
+}
+
+/** Events on their way to many streams, encoded once. */
+interface Shared {
+  events: LoggedEvent[]
+  chunk: Buffer
+  /** Number of the last end among them. */
+  endSeq: number | undefined
 }
 
 /** A stream that catches up is written to in pieces of about this many characters, so that a slow reader is noticed. */
@@ -100,17 +112,31 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     const key = channelKey(organizationId, conversationId)
     const known = followed.get(key)
     if (known) return known
+    const streams = new Set<Stream>()
+    let encoded: Shared | undefined
+    const fanOut = createFanOut(
+      {
+        streams,
+        write(stream, events) {
+          if (encoded?.events !== events) encoded = { events, chunk: encodeEvents(events), endSeq: lastEnd(events) }
+          give(channel, stream, encoded)
+        },
+        fallBehind: (stream) => turnToLog(channel, stream),
+        onIdle() {
+          encoded = undefined
+          if (channel.ended) endLive(channel)
+        },
+      },
+      { slice: options.slice ?? SLICE },
+    )
     const channel: Followed = {
-      organizationId,
-      conversationId,
-      head,
-      streams: new Set(),
+      ...{ organizationId, conversationId, head, streams, fanOut },
       ended: false,
-      onEvents: (events) => broadcast(channel, events),
+      onEvents: fanOut.push,
       onGap: () => endAll(channel, comeBack),
       onEnded: () => {
         channel.ended = true
-        for (const stream of [...channel.streams]) if (stream.live) stream.end(ENDED)
+        if (!fanOut.isBusy()) endLive(channel)
       },
     }
     followed.set(key, channel)
@@ -127,21 +153,12 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     deps.tail.unfollow(channel)
   }
 
-  function broadcast(channel: Followed, events: LoggedEvent[]) {
-    const before = events[0]!.seq - 1
-    let shared: Buffer | undefined
-    const endSeq = lastEnd(events)
-    for (const stream of channel.streams) {
-      if (!stream.live) continue
-      if (stream.position === before) {
-        shared ??= encodeEvents(events)
-        deliver(channel, stream, { events, chunk: shared, endSeq })
-      } else {
-        // A stream that read up past the channel's head has the first of these events already.
-        const fresh = events.filter((event) => event.seq > stream.position)
-        if (fresh.length > 0) deliver(channel, stream, { events: fresh, chunk: encodeEvents(fresh), endSeq })
-      }
-    }
+  /** Gives a stream those of the events that it does not have yet. */
+  function give(channel: Followed, stream: Stream, shared: Shared) {
+    if (stream.position === shared.events[0]!.seq - 1) return deliver(channel, stream, shared)
+    // A stream that read up past the channel's head has the first of these events already.
+    const events = shared.events.filter((event) => event.seq > stream.position)
+    if (events.length > 0) deliver(channel, stream, { ...shared, events, chunk: encodeEvents(events) })
   }
 
   /** Called when the network has taken an end; undefined where there is none, which costs nothing. */
@@ -150,18 +167,22 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     return confirm && (() => receipts.taken(stream, endSeq!, confirm))
   }
 
-  function deliver(
-    channel: Followed,
-    stream: Stream,
-    { events, chunk, endSeq }: { events: LoggedEvent[]; chunk: Buffer; endSeq: number | undefined },
-  ) {
+  function deliver(channel: Followed, stream: Stream, { events, chunk, endSeq }: Shared) {
     if (stream.hasRoom(chunk.length)) {
       const keepsUp = stream.write(chunk, onTaken(stream, endSeq))
       stream.position = events.at(-1)!.seq
       if (keepsUp || stream.closed) return
     }
+    turnToLog(channel, stream)
+  }
+
+  function turnToLog(channel: Followed, stream: Stream) {
     stream.live = false
     void catchUp(channel, stream)
+  }
+
+  function endLive(channel: Followed) {
+    for (const stream of [...channel.streams]) if (stream.live) stream.end(ENDED)
   }
 
   /** Reads the log from the stream's position until it stands where the channel stands, then makes it live. */
