@@ -133,7 +133,7 @@ export const Env = z.object({
   /** The same for one API key. */
   KEY_REQUESTS_PER_MINUTE: count(0, 0, 100_000_000),
 
-  /** Requests that this replica works on at once, streams and health not counted; more are answered 503. */
+  /** Requests that this replica works on at once, streams and health not counted, and as many to sign in; more are answered 503. */
   REQUESTS_MAX: count(2_000, 1, 100_000),
   /** Connections of clients to this replica, those of streams included; on more every request is answered 503. */
   CONNECTIONS_MAX: count(30_000, 10, 1_000_000),

@@ -104,6 +104,24 @@ describe('a replica', () => {
     expect((await call('GET', `${base}/agents`, { token })).status).toBe(200)
   })
 
+  test('is not kept from its callers by strangers who are slow with what they send', async ({ world }) => {
+    const { app, call, token, base } = await createStage(world, { requestsMax: 2 })
+    const slow: ReadableStreamDefaultController[] = []
+    const trickle = () =>
+      app.request('/oauth/token', {
+        method: 'POST',
+        headers: { 'content-type': 'application/x-www-form-urlencoded', origin: PUBLIC_URL },
+        body: new ReadableStream({ start: (controller) => void slow.push(controller) }),
+        duplex: 'half',
+      } as RequestInit)
+    const strangers = [trickle(), trickle()]
+    const another = await app.request('/oauth/token', { method: 'POST', body: 'a=b', headers: { origin: PUBLIC_URL } })
+    expect(another.status).toBe(503)
+    expect((await call('GET', `${base}/agents`, { token })).status).toBe(200)
+    for (const controller of slow) controller.error(new Error('gone'))
+    await Promise.all(strangers)
+  })
+
   test('with as many connections as it may answers 503 on the next, and health all the same', async () => {
     const log = pino({ level: 'silent' })
     const app = createHttpApp({ log })

@@ -242,11 +242,7 @@ describe.skipIf(chromium === null)('people', { timeout: 120_000 }, () => {
     await page.goto(`${url}/sign-in`)
     await page.locator('#email').fill('linus@example.com')
     await page.getByRole('button', { name: 'Send me a link by mail' }).click()
-    const mail = await until(
-      () => smtp.mails.find(({ to, text }) => to.includes('linus@example.com') && text.includes('#link=')),
-      'the mail with the link has come',
-    )
-    const link = /http\S+#link=\S+/.exec(mail.text)![0]
+    const link = await linkTo(smtp, 'linus@example.com')
     for (const expected of [`${url}/account`, /sign-in\?error=INVALID_TOKEN/]) {
       const fresh = await openPage(browser, url, fromElsewhere())
       await fresh.goto(link)
@@ -290,7 +286,10 @@ describe.skipIf(chromium === null)('people', { timeout: 120_000 }, () => {
     await page.waitForURL(url + landed)
   })
 
-  test('with two factors a password alone is not enough', async ({ cluster, install: { url } }) => {
+  test('with two factors neither a password nor a link by mail is enough', async ({
+    cluster,
+    install: { url, smtp },
+  }) => {
     const page = await openPage(browser, url, fromElsewhere())
     await signIn(page, url)
     await page.waitForURL(`${url}/account`)
@@ -313,8 +312,29 @@ describe.skipIf(chromium === null)('people', { timeout: 120_000 }, () => {
       await fresh.getByRole('button', { name: 'Continue' }).click()
       await fresh.waitForURL(`${url}/account`)
     }
+
+    const asking = await openPage(browser, url, fromElsewhere())
+    await asking.goto(`${url}/sign-in?next=/account%3Fby=link`)
+    await asking.locator('#email').fill(OWNER.email)
+    await asking.getByRole('button', { name: 'Send me a link by mail' }).click()
+    const link = await linkTo(smtp, OWNER.email)
+    const opened = await openPage(browser, url, fromElsewhere())
+    await opened.goto(link.replace('/sign-in#', '/sign-in?next=/account%3Fby=link#'))
+    await opened.getByRole('button', { name: 'Sign in with the link' }).click()
+    await opened.getByLabel('Code').waitFor()
+    expect(await askAll(cluster, await cookieOf(opened.context()))).toEqual([401, 401, 401])
+    await opened.getByLabel('Code').fill(oneTimeCode(secret))
+    await opened.getByRole('button', { name: 'Continue' }).click()
+    await opened.waitForURL(`${url}/account?by=link`)
+    expect(await askAll(cluster, await cookieOf(opened.context()))).toEqual([200, 200, 200])
   })
 })
+
+async function linkTo(smtp: { mails: { to: string[]; text: string }[] }, email: string): Promise<string> {
+  const isIt = ({ to, text }: { to: string[]; text: string }) => to.includes(email) && text.includes('#link=')
+  const mail = await until(() => smtp.mails.find(isIt), 'the mail with the link has come')
+  return /http\S+#link=\S+/.exec(mail.text)![0]
+}
 
 test('a limit is one for all replicas, and for who really sends: three tries, whatever a stranger writes', async ({
   cluster,

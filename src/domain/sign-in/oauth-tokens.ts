@@ -90,14 +90,15 @@ export async function removeExpiredGrants(
 ): Promise<number> {
   const before = sql`now() - ${keepMs} * interval '1 millisecond'`
   const removed = [
-    await sql`
-      delete from oauth_access_tokens where id in (
-        select id from oauth_access_tokens where expires_at < ${before} order by expires_at limit ${rowsMax}
-        for update skip locked)
-      returning 1`,
+    // First, since access tokens go along: of two replicas that each held some of the other's they would wait in a circle.
     await sql`
       delete from oauth_refresh_tokens where id in (
         select id from oauth_refresh_tokens where expires_at < ${before} order by expires_at limit ${rowsMax}
+        for update skip locked)
+      returning 1`,
+    await sql`
+      delete from oauth_access_tokens where id in (
+        select id from oauth_access_tokens where expires_at < ${before} order by expires_at limit ${rowsMax}
         for update skip locked)
       returning 1`,
     await sql`
