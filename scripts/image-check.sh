@@ -13,6 +13,8 @@
 # fails when any of it stays in the image. IMAGE_CHECK_CACHE names a folder that keeps Debian's part from run to run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# `npm run` puts this checkout's Node first, and npm would then look for the machine's settings beside that one.
+PATH=$(printf %s "$PATH" | tr ':' '\n' | grep -v '/node_modules/' | paste -sd: -)
 
 SUITE=trixie
 MIRROR=${IMAGE_CHECK_MIRROR:-http://deb.debian.org/debian}
