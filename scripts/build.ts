@@ -4,6 +4,7 @@
  *   node scripts/build.ts              builds
  *   node scripts/build.ts --quiet      builds only if something has changed, and says nothing if it went well
  *   node scripts/build.ts --template   also makes the template of the embedded database (seconds; kept for later builds)
+ *   node scripts/build.ts --prime      only compiles the workers' code ahead, for the user who calls it
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -50,6 +51,10 @@ const SHARED: BuildOptions = {
 async function runFromCommandLine(flags: Set<string>) {
   const startedAt = performance.now()
   const quiet = flags.has('--quiet')
+  if (flags.has('--prime')) {
+    if (!(await primeWorker())) throw new Error(`the compile cache of ${DIST}/worker cannot be filled`)
+    return
+  }
   if (flags.has('--template')) await makeTemplate()
   const outcome = await buildOrExit({ force: !quiet })
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(1)
@@ -84,12 +89,16 @@ async function build({ force }: { force: boolean }): Promise<'built' | 'kept'> {
   } finally {
     await rm(draft, { recursive: true, force: true })
   }
+  // Where it can't be filled, the gateway tries at its start, and does without otherwise.
+  await primeWorker()
+  return 'built'
+}
+
+async function primeWorker(): Promise<boolean> {
   const { primeCompileCache } = await import('../src/workers/compile-cache.ts')
   const { builtCacheDir } = await import('../src/workers/launcher.ts')
   const entry = join(DIST, 'worker/main.js')
-  // Where it can't be filled, the gateway tries at its start, and does without otherwise.
-  await primeCompileCache({ entry, dir: builtCacheDir(entry) })
-  return 'built'
+  return primeCompileCache({ entry, dir: builtCacheDir(entry) })
 }
 
 async function bundle(outdir: string) {

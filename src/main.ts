@@ -31,10 +31,10 @@ async function main(): Promise<number> {
     return 1
   }
   const { inspectConfig, parseConfig } = await import('./config.ts')
-  const { commands, DATABASE_ONLY, diagnoses } = await import('./commands/index.ts')
+  const { commands, DATABASE_ONLY, tolerantCommands } = await import('./commands/index.ts')
   const where = { isTerminal: process.stdout.isTTY === true }
-  const diagnosis = diagnoses[[command, ...rest].join(' ')]
-  if (diagnosis) return diagnosis(inspectConfig(process.env, where))
+  const line = [command, ...rest].join(' ')
+  if (Object.hasOwn(tolerantCommands, line)) return tolerantCommands[line]!(inspectConfig(process.env, where))
   const name = [`${command} ${rest[0]}`, command].find((one) => Object.hasOwn(commands, one))
   const run = name === undefined ? undefined : commands[name]
   const words = name === command ? rest : rest.slice(1)

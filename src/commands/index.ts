@@ -18,16 +18,17 @@ export const commands: Record<string, Command> = {
   smoke: runSmoke,
   'secrets rotate': runRotateSecrets,
   'secrets discard': runDiscardSecrets,
+}
+
+/** Subcommands that go on in spite of faulty settings: those are what they are about, or do not matter. */
+export const tolerantCommands: Record<string, (inspected: InspectedConfig) => Promise<number>> = {
+  doctor: (inspected) => runDoctor(inspected, { json: false }),
+  'doctor --json': (inspected) => runDoctor(inspected, { json: true }),
   version: async () => {
     process.stdout.write(`${VERSION}\n`)
     return 0
   },
 }
 
-/** Subcommands that go on in spite of faulty settings, since these are what they are about. */
-export const diagnoses: Record<string, (inspected: InspectedConfig) => Promise<number>> = {
-  doctor: (inspected) => runDoctor(inspected, { json: false }),
-  'doctor --json': (inspected) => runDoctor(inspected, { json: true }),
-}
 /** Subcommands that use the database and no secret, so that a Job in a cluster need not be given any. */
-export const DATABASE_ONLY = ['migrate', 'bootstrap', 'smoke', 'version']
+export const DATABASE_ONLY = ['migrate', 'bootstrap', 'smoke']
