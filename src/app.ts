@@ -11,6 +11,7 @@ import { type Database, openDatabase } from './db/client.ts'
 import { createNotifier } from './db/notify.ts'
 import { scopeToOrganization } from './db/tenant.ts'
 import { explainMissingTenantRole } from './db/tenant-role.ts'
+import { whenDatabaseIsThere } from './db/wait.ts'
 import { enforceEverywhere } from './domain/accounts/access.ts'
 import { createAccessTokens } from './domain/accounts/access-token.ts'
 import { createAuthenticator } from './domain/accounts/authenticate.ts'
@@ -46,7 +47,8 @@ import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
 import { createSignals, hearSignals } from './doorbells.ts'
 import { createGatewayApp } from './http/app.ts'
-import { createHttpServer } from './http/server.ts'
+import { createHttpServer, type HttpServer } from './http/server.ts'
+import { createWaitingRoom } from './http/waiting-room.ts'
 import { AppError, errorLine } from './lib/errors.ts'
 import { newId } from './lib/ids.ts'
 import type { Logger } from './lib/logger.ts'
@@ -67,6 +69,8 @@ import { CONTINUE_NOTE } from './workers/protocol.ts'
 import { createReplyWriter } from './workers/replies.ts'
 import { createRunner } from './workers/runner.ts'
 
+export { whenDatabaseIsThere }
+
 /** Doorbells make passes prompt; this often the tables are read even so. */
 const LISTENING_POLL_MS = 5_000
 const SWEEP_MS = 1_000
@@ -75,8 +79,6 @@ const USAGE_MS = 2_000
 const SCHEMA_CHECK_MS = 2_000
 
 export interface Gateway {
-  /** Listens, so that health can be asked for; everything else is answered 503 until `work`. Resolves with the port. */
-  listen(): Promise<number>
   /**
    * Waits until the database's schema is not behind this build, then takes work. Resolves when this replica is ready,
    * or was stopped before it could be. Rejects when it lacks a key of the stored secrets.
@@ -91,6 +93,11 @@ export interface Gateway {
   hurry(): void
 }
 
+/** The HTTP server, which says why this replica is not ready as long as there is no gateway behind it. */
+export function createFront({ config, log, reason }: { config: Config; log: Logger; reason(): string }): HttpServer {
+  return createHttpServer({ app: createWaitingRoom({ log, version: VERSION, reason }), log }, config.http)
+}
+
 /** Opens the database that the settings name. */
 export function openGatewayDatabase(config: Config, log: Logger): Promise<Database> {
   return openDatabase({
@@ -101,9 +108,17 @@ export function openGatewayDatabase(config: Config, log: Logger): Promise<Databa
   })
 }
 
+export interface GatewayDeps {
+  config: Config
+  db: Database
+  log: Logger
+  redactions: Redactions
+  front: HttpServer
+}
+
 /** What is made from what, top to bottom. `secrets` are complete here: given by the environment, or development's own. */
 export function createGateway(
-  { config, db, log, redactions }: { config: Config; db: Database; log: Logger; redactions: Redactions },
+  { config, db, log, redactions, front }: GatewayDeps,
   secrets: EncryptionSettings,
 ): Gateway {
   const replica = newId('replica')
@@ -281,7 +296,7 @@ export function createGateway(
       facts: { service: 'lobu', version: VERSION, replica, model: config.models.defaultModel },
     }),
   })
-  const server = createHttpServer({ app, log }, config.http)
+  front.serveWith(app)
 
   const stopping = new AbortController()
   const hurrying = new AbortController()
@@ -313,10 +328,16 @@ export function createGateway(
   async function work() {
     await waitForSchema()
     if (stopping.signal.aborted) return
-    await checkEncryptionKeys({ sql, envelope })
-    wallFault = await explainMissingTenantRole(sql)
+    const away = {
+      forMs: Number.POSITIVE_INFINITY,
+      onAway: (reason: string) => log.warn({ reason }, 'waiting for the database'),
+    }
+    await whenDatabaseIsThere(async () => {
+      await checkEncryptionKeys({ sql, envelope })
+      wallFault = await explainMissingTenantRole(sql)
+      await heartbeat.register()
+    }, away)
     if (wallFault !== null) log.warn(wallFault)
-    await heartbeat.register()
     await Promise.all([sse.start(), notifier.start(), pool.start()])
     await Promise.all([...[...loops, ...retention].map((loop) => loop.start()), runner.start()])
     stopHearing = await hearSignals(db, { tail, runner, authenticator: access }, { replica })
@@ -331,11 +352,11 @@ export function createGateway(
     const isKnown = phase === 'ok'
     phase = 'draining'
     stopping.abort()
-    server.sendElsewhere()
+    front.sendElsewhere()
     if (isKnown) await sleep(waitMs, signal)
     await runner.drain(graceMs, signal)
     await sse.stop()
-    await server.stop({ graceMs: Math.max(0, requestsEndAt - performance.now()), signal })
+    await front.stop({ graceMs: Math.max(0, requestsEndAt - performance.now()), signal })
     await Promise.all([pool.stop(), replies.stop()])
     await modelProxy.close()
     await mail?.close()
@@ -347,7 +368,6 @@ export function createGateway(
   }
 
   return {
-    listen: server.start,
     work,
     stop(options = config.shutdown) {
       stopped ??= stopInOrder(options)

@@ -1,4 +1,4 @@
-import { createGateway, type Gateway, openGatewayDatabase } from '../app.ts'
+import { createFront, createGateway, type Gateway, openGatewayDatabase, whenDatabaseIsThere } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Database } from '../db/client.ts'
 import { bootstrap, needsBootstrap } from '../domain/accounts/bootstrap.ts'
@@ -24,16 +24,30 @@ export async function serve(config: Config): Promise<number> {
   warnAboutUnusedModels(config, log)
   // From the first moment on: without a handler the first process of a container does not even see the signal.
   const stop = watchStopSignals(config, log)
-  const db = await Promise.race([openWithSchema(config, log), stop.asked])
+  let reason = 'not looked at yet'
+  const front = createFront({ config, log, reason: () => reason })
+  const listen = once(async () => {
+    const port = await front.start()
+    log.info({ port }, 'listening')
+    return port
+  })
+  const opening = whenDatabaseIsThere(() => openWithSchema(config, log), {
+    forMs: Number.POSITIVE_INFINITY,
+    async onAway(sentence) {
+      reason = sentence
+      log.warn({ reason }, 'waiting for the database')
+      await listen()
+    },
+  })
+  const db = await Promise.race([opening, stop.asked])
   if (typeof db === 'number') {
     // What was begun is given up half-way, as by kill -9, which both databases stand.
     log.info('stopped')
     return 0
   }
-  const gateway = createGateway({ config, db, log, redactions }, secrets)
+  const gateway = createGateway({ config, db, log, redactions, front }, secrets)
   try {
-    const port = await gateway.listen()
-    log.info({ port }, 'listening')
+    const port = await listen()
     const work = gateway.work().then(() => announce({ config, db, log }, port))
     const failed = db.failed.then((error) => {
       throw error
@@ -49,11 +63,24 @@ export async function serve(config: Config): Promise<number> {
   return 0
 }
 
+function once<T>(work: () => Promise<T>): () => Promise<T> {
+  let done: Promise<T> | undefined
+  return () => {
+    done ??= work()
+    return done
+  }
+}
+
 /** May take minutes: another process may be migrating. */
 async function openWithSchema(config: Config, log: Logger): Promise<Database> {
   const db = await openGatewayDatabase(config, log)
-  if (!config.db.skipMigrations) await migrateDatabase(db, log)
-  return db
+  try {
+    if (!config.db.skipMigrations) await migrateDatabase(db, log)
+    return db
+  } catch (error) {
+    await db.close()
+    throw error
+  }
 }
 
 /** Stops the gateway in order; what hangs is left behind when its time is over. */

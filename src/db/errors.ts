@@ -45,6 +45,26 @@ export function isConnectError(error: unknown): boolean {
   return CONNECT_CODES.has(codeOf(error))
 }
 
+/** SQLSTATEs of a server that is there and will let us in later. */
+const LATER_CODES = new Set(['57P01', '57P02', '57P03', '53300'])
+
+/**
+ * Waiting may help: nobody answers at that address, or the server is starting or full. Not so where we are refused, or do
+ * not agree on TLS. Looks at the causes of an error, too.
+ */
+export function isAway(error: unknown): boolean {
+  for (let one = error; one !== undefined && one !== null; one = (one as { cause?: unknown }).cause) {
+    const code = codeOf(one)
+    if (
+      code === 'database_unavailable' ||
+      LATER_CODES.has(code) ||
+      (SOCKET_CODE.test(code) && !/^(ERR_|EPROTO)/.test(code))
+    )
+      return true
+  }
+  return false
+}
+
 /** What callers see of a lost connection. It may have been lost after the commit: who tries again must be idempotent. */
 export function unavailable(cause?: unknown): AppError {
   return new AppError('database_unavailable', 'The database cannot be reached right now; try again', {

@@ -25,8 +25,10 @@ const HEALTH = /^\/(health|metrics)\b/
 
 export interface HttpServer {
   readonly name: string
-  /** Listens; resolves with the port, which is a free one when 0 was asked for. @throws Error with what to do about it. */
+  /** Listens; resolves with the port, which is a free one when 0 was asked for. May be called twice. @throws Error with what to do about it. */
   start(): Promise<number>
+  /** From the next request on, this is what answers. */
+  serveWith(app: Router): void
   /** Takes no new connections, closes idle ones, and ends each active one after its response. */
   stopAccepting(): void
   /** Goes on as before, but asks every client, with its next answer, to make its next connection elsewhere. */
@@ -55,7 +57,9 @@ export function createHttpServer(
   let closed: Promise<void> | undefined
   let stopped: Promise<void> | undefined
 
-  const listener = getRequestListener(app.fetch, {
+  let router = app
+  let listening: Promise<number> | undefined
+  const listener = getRequestListener((request, env) => router.fetch(request, env as never), {
     errorHandler: (error) => refuseUnroutable(error, log),
     autoCleanupIncoming: false,
   })
@@ -120,8 +124,9 @@ export function createHttpServer(
   async function stop(graceMs: number, signal?: AbortSignal) {
     const gone = stopAccepting()
     const over = new AbortController()
+    const late = sleep(graceMs, signal ? AbortSignal.any([over.signal, signal]) : over.signal)
     // Connections that ask for nothing are not waited for; Node takes a fresh one for active.
-    await Promise.race([gone, sleep(graceMs, signal), untilQuiet(over.signal)])
+    await Promise.race([gone, late, untilQuiet(over.signal)])
     over.abort()
     server.closeAllConnections()
     await gone
@@ -140,7 +145,13 @@ export function createHttpServer(
 
   return {
     name: 'http',
-    start: () => listen(server, { port, host, log }),
+    start() {
+      listening ??= listen(server, { port, host, log })
+      return listening
+    },
+    serveWith(next) {
+      router = next
+    },
     sendElsewhere,
     stopAccepting: () => void stopAccepting(),
     stop({ graceMs, signal } = { graceMs: 5_000 }) {

@@ -1,4 +1,4 @@
-/** Resolves after `ms` milliseconds, or as soon as `signal` aborts; never rejects. It does not keep the process alive. */
+/** Resolves after `ms` milliseconds, or as soon as `signal` aborts; never rejects. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {
@@ -6,7 +6,7 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
       signal?.removeEventListener('abort', done)
       resolve()
     }
-    const timer = setTimeout(done, ms).unref()
+    const timer = setTimeout(done, ms)
     if (signal?.aborted) done()
     else signal?.addEventListener('abort', done, { once: true })
   })

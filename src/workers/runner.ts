@@ -324,8 +324,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     async drain(graceMs, signal) {
       draining = true
       await claiming.stop()
+      const over = new AbortController()
       const finished = Promise.allSettled([...active.values()].map((one) => one.done))
-      await Promise.race([finished, sleep(graceMs, signal)])
+      await Promise.race([finished, sleep(graceMs, signal ? AbortSignal.any([over.signal, signal]) : over.signal)])
+      over.abort()
       for (const one of active.values()) stop(one, 'handed over')
       await Promise.allSettled([...active.values()].map((one) => one.done))
       await keeping.stop()

@@ -6,7 +6,7 @@ import { schemaState } from '../../src/migrations/run.ts'
 import { SECRETS, sendRequest } from '../support/cluster.ts'
 import { MIGRATIONS } from '../support/database.ts'
 import { followEvents } from '../support/follower.ts'
-import { until } from '../support/gateway.ts'
+import { type Gateway, type Program, until } from '../support/gateway.ts'
 import { productionEnv, test } from '../support/programs.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 import { requirePostgres } from '../support/world.ts'
@@ -113,17 +113,71 @@ test('a replica without a schema is alive, says why it is not ready, and is read
   expect((await programs.run(['bootstrap'], env)).code).toBe(0)
 })
 
-test.for(['serve', 'migrate', 'bootstrap'])(
-  '%s says in one sentence that the database is away',
-  async (command, { programs }) => {
-    const url = 'postgres://lobu:correct-horse@127.0.0.1:1/lobu'
-    const { code, stdout, stderr } = await programs.run([command], { ...productionEnv(url), LOG_LEVEL: 'error' })
-    expect(code).toBe(1)
-    expect(stderr).toMatch(ONE_LINE)
-    expect(stderr).toContain('127.0.0.1')
-    expect(stdout + stderr).not.toContain('correct-horse')
-  },
-)
+test('bootstrap says in one sentence that the database is away', async ({ programs }) => {
+  const url = 'postgres://lobu:correct-horse@127.0.0.1:1/lobu'
+  const { code, stdout, stderr } = await programs.run(['bootstrap'], { ...productionEnv(url), LOG_LEVEL: 'error' })
+  expect(code).toBe(1)
+  expect(stderr).toMatch(ONE_LINE)
+  expect(stderr).toContain('127.0.0.1')
+  expect(stdout + stderr).not.toContain('correct-horse')
+})
+
+// 69
+test('a gateway without its database is alive, says what it waits for, and ends when it is told to', async ({
+  programs,
+}) => {
+  const gateway = await programs.serve(productionEnv('postgres://lobu:correct-horse@127.0.0.1:1/lobu'))
+  const said = await gateway.logged('waiting for the database')
+  expect(said.reason).toMatch(/^The database at 127\.0\.0\.1:1 cannot be reached/)
+  expect((await sendRequest('GET', `${gateway.url}/health`, {})).status).toBe(200)
+  const ready = await sendRequest('GET', `${gateway.url}/health/ready`, {})
+  expect(ready).toMatchObject({ status: 503, body: { ready: false, subsystems: { database: { state: 'down' } } } })
+  expect(ready.text).toContain(String(said.reason))
+  const refused = await sendRequest('POST', `${gateway.url}/api/v1/agents`, { token: 'lobu_none', body: {} })
+  expect(refused).toMatchObject({ status: 503, body: { success: false, code: 'starting' } })
+  expect(refused.headers['retry-after']).toBeDefined()
+  gateway.signal('SIGTERM')
+  expect(await gateway.exited).toEqual({ code: 0, signal: null })
+  expect(gateway.stdout() + gateway.stderr() + ready.text).not.toContain('correct-horse')
+})
+
+const ORDERS = [
+  ['postgres', 'migrate', 'replicas'],
+  ['postgres', 'replicas', 'migrate'],
+  ['migrate', 'postgres', 'replicas'],
+  ['migrate', 'replicas', 'postgres'],
+  ['replicas', 'postgres', 'migrate'],
+  ['replicas', 'migrate', 'postgres'],
+] as const
+
+// 69
+test.for(ORDERS)('started as %s, %s, %s, all come ready by themselves', async (order, { programs }) => {
+  const behind = await programs.database({ empty: true })
+  // A port at which nobody answers until Postgres is started.
+  let proxy = await startTcpProxy(behind)
+  const env = { ...productionEnv(proxy.url), LOG_PRETTY: '0' }
+  await proxy.close()
+  let migrate: Program | undefined
+  let replicas: Gateway[] = []
+  const start = {
+    async postgres() {
+      proxy = await startTcpProxy(behind, { port: Number(new URL(env.DATABASE_URL).port) })
+    },
+    async migrate() {
+      migrate = await programs.start(['migrate'], env)
+      if (order.indexOf('postgres') > order.indexOf('migrate')) await migrate.logged('waiting for the database')
+    },
+    async replicas() {
+      replicas = await Promise.all([1, 2].map(() => programs.serve({ ...env, SKIP_MIGRATIONS: '1' })))
+    },
+  }
+  for (const name of order) await start[name]()
+  expect(await migrate?.exited).toEqual({ code: 0, signal: null })
+  await Promise.all(replicas.map((gateway) => gateway.ready()))
+  expect(replicas.flatMap((gateway) => gateway.lines()).filter(({ level }) => level === 'fatal')).toEqual([])
+  await Promise.all(replicas.map((gateway) => gateway.destroy()))
+  await proxy.close()
+})
 
 test('a database that does not exist is said to be missing', async ({ programs }) => {
   const url = new URL(await programs.database())
