@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
+import { parseConfig } from '../../src/config.ts'
 
 /** What must hold of the image and of the single host before anything is built. `scripts/image-check.sh` builds it and looks. */
 const text = (file: string) => readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
@@ -115,8 +116,9 @@ describe('docker-compose.yml', () => {
       expect(service).toMatchObject({ read_only: true, tmpfs: ['/tmp'], cap_drop: ['ALL'] })
       expect(service.security_opt).toEqual(['no-new-privileges:true'])
     }
-    const grace = Number(/SHUTDOWN_GRACE_SECONDS:.*\.default\((\d+)\)/.exec(text('src/config.ts'))?.[1])
-    expect(Number.parseInt(gateway.stop_grace_period, 10)).toBeGreaterThanOrEqual(grace + 10)
+    const { SHUTDOWN_WAIT_SECONDS } = gateway.environment
+    const { shutdown } = parseConfig({ NODE_ENV: 'test', SHUTDOWN_WAIT_SECONDS: String(SHUTDOWN_WAIT_SECONDS) })
+    expect(Number.parseInt(gateway.stop_grace_period, 10) * 1000).toBeGreaterThan(shutdown.totalMs)
     expect(gateway.ports).toEqual(['$' + '{LOBU_LISTEN:-127.0.0.1:8787}:8787'])
   })
 })
