@@ -4,7 +4,7 @@
  *
  * The replicas are connections whose statements are let through one at a time (`connection.ts`), so a schedule is a list of
  * choices: who goes on next, and whether a commit is reached and heard of. It depends on nothing else (`schedule.ts`), and
- * is had again from the same choices. Of small scenarios every schedule with few departures from the simplest one is run
+ * is had again from the same choices. Statements can stop within as well (`pauses.ts`). Of small scenarios every schedule with few departures from the simplest one is run
  * (`explore.ts`); larger ones are drawn from seeds (`random.ts`). After each commit and in the end it is looked at whether
  * numbers, runs, replies, messages and readers are as they should be (`ledger.ts`, `judge.ts`).
  *
@@ -83,10 +83,10 @@ describe('a schedule is found that shows it, the same one each time, when', () =
   test.for(SABOTAGES)(
     '$name',
     { timeout: TIMEOUT_MS },
-    async ({ mutant, scenario, fault }, { stage, onTestFinished }) => {
+    async ({ mutant, scenario, switches = 1, fault }, { stage, onTestFinished }) => {
       onTestFinished(() => stage.mutation.use(null))
       stage.mutation.use(mutant)
-      const { failure, decisions } = await exploreAll(stage, scenario, { switches: 1, fault })
+      const { failure, decisions } = await exploreAll(stage, scenario, { switches, fault })
       expect(stage.mutation.problem()).toBeNull()
       expect(failure?.faults ?? []).toContainEqual(expect.stringMatching(fault))
       const again = await runSchedule(stage, scenario, follow(decisions))

@@ -1,5 +1,6 @@
 import type { Database, Sql } from '../../../src/db/client.ts'
 import type { Mutation } from './mutant.ts'
+import { withPause } from './pauses.ts'
 
 /** What becomes of a transaction where it would commit. `mute`: it commits, and the answer is lost on its way. */
 export type Fate = 'commits' | 'dies' | 'mute'
@@ -27,8 +28,11 @@ export interface Connection {
   goOn(fate?: Fate): void
   /** Resolves when it is not busy. */
   settled(): Promise<void>
-  /** Runs `work`, and is idle when that is over. It must not throw. While `free`, nothing stops. */
-  run(work: () => Promise<void>, options: { free: boolean }): void
+  /**
+   * Runs `work`, and is idle when that is over. It must not throw. While `free`, nothing stops; with `pauses` statements stop
+   * within as well (`pauses.ts`).
+   */
+  run(work: () => Promise<void>, options: { free: boolean; pauses: boolean }): void
 }
 
 /** The transaction was rolled back, or nobody knows: its holder died, or its answer was lost. */
@@ -49,6 +53,7 @@ export async function createConnection({ sql: pool }: Database, mutation: Mutati
   const pid = await prepare(pool)
   let state: 'idle' | 'parked' | 'busy' = 'idle'
   let free = false
+  let pauses = false
   let place = ''
   let commits = 0
   let open: (fate: Fate) => void = () => {}
@@ -108,11 +113,16 @@ export async function createConnection({ sql: pool }: Database, mutation: Mutati
     return client(pool, { send, begin: (work) => transact((tx) => work(within(tx))) })
   }
 
+  function templateFor(strings: TemplateStringsArray): TemplateStringsArray {
+    const template = mutation.templateFor(strings)
+    return pauses ? withPause(template) : template
+  }
+
   /** A tag function like the driver's. A query that is part of another one is never awaited, and so never sent. */
   function client(driver: Sql, { send, begin }: { send: Send; begin(work: Work): Promise<unknown> }): Sql {
     const tag = (strings: TemplateStringsArray, ...values: unknown[]) => {
       const isTemplate = Array.isArray(strings?.raw)
-      const query = tagOf(driver)(isTemplate ? mutation.templateFor(strings) : strings, ...values)
+      const query = tagOf(driver)(isTemplate ? templateFor(strings) : strings, ...values)
       if (!isTemplate) return query
       const later: Then = (done, failed) => {
         // Once is enough: the driver itself looks at its queries with `catch`, which calls `then`.
@@ -138,6 +148,7 @@ export async function createConnection({ sql: pool }: Database, mutation: Mutati
     },
     run(work, options) {
       free = options.free
+      pauses = options.pauses
       become('busy')
       void work().then(() => become('idle'))
     },

@@ -26,16 +26,11 @@ export function createMutation(): Mutation {
   let problem: string | null = null
   let known = new WeakMap<TemplateStringsArray, TemplateStringsArray>()
 
-  function change(strings: TemplateStringsArray, { in: where, replace }: Mutant): TemplateStringsArray {
-    const text = strings.join(PARAMETER)
-    if (!text.includes(where)) return strings
-    const missing = replace.find(([piece]) => !text.includes(piece))
-    const changed = replace.reduce((now, [piece, instead]) => now.replace(piece, () => instead), text)
-    const parts = changed.split(PARAMETER)
-    if (missing) problem = `the statement with "${where}" has no "${missing[0]}"`
-    else if (parts.length !== strings.length) problem = `the mutant of "${where}" does not keep the parameters`
-    else problem = null
-    return problem === null ? (Object.assign(parts, { raw: parts }) as unknown as TemplateStringsArray) : strings
+  function change(strings: TemplateStringsArray, mutant: Mutant): TemplateStringsArray {
+    if (!knows(mutant, strings)) return strings
+    const changed = rewrite(strings, mutant)
+    problem = typeof changed === 'string' ? changed : null
+    return typeof changed === 'string' ? strings : changed
   }
 
   return {
@@ -52,4 +47,18 @@ export function createMutation(): Mutation {
     },
     problem: () => problem,
   }
+}
+
+export function knows(mutant: Mutant, strings: TemplateStringsArray): boolean {
+  return strings.join(PARAMETER).includes(mutant.in)
+}
+
+/** The changed template, or why it cannot be changed. */
+export function rewrite(strings: TemplateStringsArray, { in: where, replace }: Mutant): TemplateStringsArray | string {
+  const text = strings.join(PARAMETER)
+  const missing = replace.find(([piece]) => !text.includes(piece))
+  if (missing) return `the statement with "${where}" has no "${missing[0]}"`
+  const parts = replace.reduce((now, [piece, instead]) => now.replace(piece, () => instead), text).split(PARAMETER)
+  if (parts.length !== strings.length) return `the mutant of "${where}" does not keep the parameters`
+  return Object.assign(parts, { raw: parts }) as unknown as TemplateStringsArray
 }

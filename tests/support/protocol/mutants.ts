@@ -7,6 +7,8 @@ export interface Sabotage {
   name: string
   mutant: Mutant
   scenario: Scenario
+  /** 1 unless given. */
+  switches?: number
   fault: RegExp
 }
 
@@ -17,6 +19,21 @@ export const SABOTAGES: Sabotage[] = [
     name: 'publishing does not lock the conversation',
     mutant: { in: 'with head as materialized', replace: [['for no key update skip locked', '']] },
     scenario: SCENARIOS.publishing,
+    fault: NUMBERS,
+  },
+  {
+    name: 'publishing knows the last number from before its lock',
+    mutant: {
+      in: 'with head as materialized',
+      replace: [
+        [
+          'c.last_seq, h.ids',
+          '(select v.last_seq from conversations v where v.id = c.id and v.organization_id = c.organization_id), h.ids',
+        ],
+      ],
+    },
+    scenario: SCENARIOS.publishingLate,
+    switches: 2,
     fault: NUMBERS,
   },
   {

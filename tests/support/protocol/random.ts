@@ -86,6 +86,7 @@ function drawScenario(random: Random, seed: number): Scenario {
     name: `seed ${seed}`,
     replicas: [{ ...first!, before: before[0]! }, { ...second!, before: before[1]! }, ...replicas.slice(2)],
     withDeaths: true,
+    withPauses: seed % 2 === 0,
   }
 }
 

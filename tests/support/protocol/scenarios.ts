@@ -23,6 +23,11 @@ export const SCENARIOS = {
     name: 'two replicas publish while a third one speaks',
     replicas: [{ before: [post(1), claim, say(2)], does: [say(1)] }, { does: [publish, read()] }, { does: [publish] }],
   },
+  publishingLate: {
+    name: 'two replicas publish what they saw before the other one did',
+    replicas: [{ does: [publish] }, { does: [publish] }, { before: [post(1), claim, say(2)], does: [say(1)] }],
+    withPauses: true,
+  },
   ending: {
     name: 'a run ends while its replies are published',
     replicas: [{ before: [post(1), claim, say(2)], does: [say(1), end] }, { does: [publish, publish, read()] }],
@@ -52,6 +57,16 @@ export const SCENARIOS = {
       { does: [claim] },
       { does: [sweep, claim] },
     ],
+  },
+  claimingLate: {
+    name: 'a run is claimed, swept and spoken for by those who saw it before',
+    replicas: [{ before: [post(1), claimAndFreeze], does: [say(1), claim] }, { does: [sweep, claim, say(1)] }],
+    withPauses: true,
+  },
+  acceptingLate: {
+    name: 'a message is accepted by who saw the conversation before its run ended',
+    replicas: [{ before: [post(1), claim, say(1)], does: [end] }, { does: [post(2), prune, claim] }],
+    withPauses: true,
   },
   cancelling: {
     name: 'a run is cancelled while its worker speaks and ends it',

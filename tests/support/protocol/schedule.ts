@@ -2,6 +2,7 @@ import { COMMIT, type Connection, type Fate } from './connection.ts'
 import { judge } from './judge.ts'
 import { type Ledger, observe, type Replica } from './ledger.ts'
 import { claim, end, type Operation, perform, publish, read, say, sweep } from './operations.ts'
+import { endPause } from './pauses.ts'
 import type { Stage } from './stage.ts'
 import { cancelStatement, isDeadlock, settle } from './waits.ts'
 
@@ -11,6 +12,8 @@ export interface Scenario {
   readonly replicas: { before?: Operation[]; does: Operation[] }[]
   /** Any transaction may also die where it would commit, or commit without its holder knowing. */
   readonly withDeaths?: boolean
+  /** Statements also stop within, between what they look at and what they lock. */
+  readonly withPauses?: boolean
 }
 
 /** Which replica goes on by one step, and what becomes of its transaction when that step is a commit. */
@@ -38,6 +41,8 @@ interface Actor {
   connection: Connection
   replica: Replica
   operation: Operation | null
+  /** Stands within a statement. */
+  isPaused: boolean
 }
 
 /**
@@ -60,7 +65,12 @@ export async function runSchedule(stage: Stage, scenario: Scenario, choose: Choo
 async function runOn(stage: Stage, scenario: Scenario, choose: Choose): Promise<Ran> {
   const { ledger, replicas } = await stage.clear()
   const actors = scenario.replicas.map(
-    (_, index): Actor => ({ connection: stage.connections[index]!, replica: replicas[index]!, operation: null }),
+    (_, index): Actor => ({
+      connection: stage.connections[index]!,
+      replica: replicas[index]!,
+      operation: null,
+      isPaused: false,
+    }),
   )
   const ran: Ran = { options: [], chosen: [], trace: [], faults: ledger.faults }
   for (const [index, { before = [] }] of scenario.replicas.entries()) {
@@ -68,7 +78,7 @@ async function runOn(stage: Stage, scenario: Scenario, choose: Choose): Promise<
   }
   await observe(stage.watcher, ledger)
   for (const [index, { does }] of scenario.replicas.entries()) {
-    begin(actors[index]!, does, ledger)
+    begin(actors[index]!, { does, ledger, pauses: scenario.withPauses ?? false })
     await settle(stage.watcher, { ...stage, moved: actors[index]!.connection })
   }
   await interleave(stage, { scenario, actors, ledger, choose, ran })
@@ -78,7 +88,7 @@ async function runOn(stage: Stage, scenario: Scenario, choose: Choose): Promise<
   return { ...ran, faults: [...new Set(ledger.faults)] }
 }
 
-function begin(actor: Actor, does: Operation[], ledger: Ledger) {
+function begin(actor: Actor, { does, ledger, pauses }: { does: Operation[]; ledger: Ledger; pauses: boolean }) {
   const { connection, replica } = actor
   const work = async () => {
     for (const operation of does) {
@@ -87,7 +97,7 @@ function begin(actor: Actor, does: Operation[], ledger: Ledger) {
     }
     actor.operation = null
   }
-  connection.run(work, { free: false })
+  connection.run(work, { free: false, pauses })
 }
 
 async function interleave(
@@ -114,7 +124,8 @@ async function interleave(
 function listOptions(actors: Actor[], { last, withDeaths }: { last: number; withDeaths: boolean }): Decision[] {
   const numbers = actors.map((_, index) => index).sort((a, b) => Number(b === last) - Number(a === last) || a - b)
   return numbers.flatMap((replica): Decision[] => {
-    const { connection } = actors[replica]!
+    const { connection, isPaused } = actors[replica]!
+    if (isPaused) return [{ replica, fate: 'commits' }]
     if (connection.state() !== 'parked') return []
     const fates: Fate[] = withDeaths && connection.place() === COMMIT ? ['commits', 'dies', 'mute'] : ['commits']
     return fates.map((fate) => ({ replica, fate }))
@@ -123,13 +134,15 @@ function listOptions(actors: Actor[], { last, withDeaths }: { last: number; with
 
 /** One step, up to where nobody can go on by itself; then a look at what it has committed. */
 async function go(
-  { watcher, connections }: Stage,
-  { actor, fate, ledger, ran }: { actor: Actor; actors: Actor[]; fate: Fate; ledger: Ledger; ran: Ran },
+  { watcher, keeper, connections }: Stage,
+  { actor, actors, fate, ledger, ran }: { actor: Actor; actors: Actor[]; fate: Fate; ledger: Ledger; ran: Ran },
 ) {
   const { connection, operation } = actor
   const commits = connection.commits()
-  connection.goOn(fate)
-  const waiting = await settle(watcher, { connections, moved: connection })
+  if (actor.isPaused) await endPause(keeper, connection)
+  else connection.goOn(fate)
+  const { waiting, paused } = await settle(watcher, { connections, moved: connection })
+  for (const one of actors) one.isPaused = paused.includes(one.connection)
   if (waiting.includes(connection)) {
     ran.trace.push('   … and waits')
     if (operation?.neverWaits) ledger.faults.push(`${operation.name} waited for somebody else`)
@@ -141,7 +154,8 @@ async function go(
       }
       ran.trace.push('   … and gives up')
       await cancelStatement(watcher, connection)
-      await settle(watcher, { connections, moved: connection })
+      const after = await settle(watcher, { connections, moved: connection })
+      for (const one of actors) one.isPaused = after.paused.includes(one.connection)
     }
   }
   if (connection.commits() > commits) await observe(watcher, ledger)
@@ -151,7 +165,7 @@ async function go(
 async function doAtOnce({ actor, operation, ledger }: { actor: Actor; operation: Operation; ledger: Ledger }) {
   const { connection, replica } = actor
   ledger.alone = true
-  connection.run(() => perform(operation, { sql: connection.sql, replica, ledger }), { free: true })
+  connection.run(() => perform(operation, { sql: connection.sql, replica, ledger }), { free: true, pauses: false })
   await connection.settled()
   ledger.alone = false
 }
@@ -188,7 +202,8 @@ function hasRead({ reader }: Replica): boolean {
   return reader.head !== null || reader.position > 0
 }
 
-function describe({ connection, operation, replica }: Actor, { fate }: Decision): string {
+function describe({ connection, operation, replica, isPaused }: Actor, { fate }: Decision): string {
+  if (isPaused) return `${replica.name}: ${operation?.name}: goes on within its statement`
   const words = connection.place().trim().replaceAll(/\s+/g, ' ').slice(0, 60)
   const ending = { commits: '', dies: ', and dies', mute: ', and nobody is told' }[fate]
   return `${replica.name}: ${operation?.name}: ${words}${ending}`

@@ -5,6 +5,7 @@ import { createScene, type Scene } from '../scene.ts'
 import { type Connection, createConnection } from './connection.ts'
 import { createReplicaState, type Ledger, type Replica } from './ledger.ts'
 import { createMutation, type Mutation } from './mutant.ts'
+import { preparePauses } from './pauses.ts'
 
 const REPLICAS = 3
 const CONVERSATION = 'conversation-1'
@@ -13,6 +14,8 @@ const CONVERSATION = 'conversation-1'
 export interface Stage {
   /** Sees what is committed, and who waits; the product never runs on it. */
   readonly watcher: Sql
+  /** Holds what pauses wait for. */
+  readonly keeper: Sql
   readonly connections: Connection[]
   readonly mutation: Mutation
   /** Forgets the schedule before, and begins with one conversation in which nothing was said. */
@@ -29,6 +32,8 @@ export async function createStage(database: TestDatabase): Promise<Stage> {
     return { pools, connections: await Promise.all(pools.map((pool) => createConnection(pool, mutation))) }
   }
   let own = await connect()
+  const keeping = await database.open({ poolMax: 1 })
+  await preparePauses(keeping.sql, own.connections)
   const watching = await database.open({ poolMax: 2 })
   const { sql } = watching
   const undo: (() => Promise<unknown>)[] = []
@@ -40,7 +45,7 @@ export async function createStage(database: TestDatabase): Promise<Stage> {
     select 'replica-' || n, '1', now() + interval '1 day' from generate_series(1, ${REPLICAS}::int) n
     on conflict (id) do update set lease_until = excluded.lease_until`
   return {
-    ...{ watcher: sql, mutation },
+    ...{ watcher: sql, keeper: keeping.sql, mutation },
     get connections() {
       return own.connections
     },
@@ -48,10 +53,11 @@ export async function createStage(database: TestDatabase): Promise<Stage> {
     async renew() {
       await Promise.all(own.pools.map((pool) => pool.close()))
       own = await connect()
+      await preparePauses(keeping.sql, own.connections)
     },
     async close() {
       for (const step of undo.reverse()) await step()
-      for (const pool of [...own.pools, watching]) await pool.close()
+      for (const pool of [...own.pools, keeping, watching]) await pool.close()
     },
   }
 }
