@@ -106,9 +106,9 @@ test('kill -9 of a replica, with turns at twenty random points, loses no message
 // 8, 13, 18: the moment in which a run is claimed and nothing of it has been said
 test('kill -9 of the replica that has just claimed the run leaves it to another', async ({ cluster }) => {
   for (let round = 0; round < effort(3, 40); round++) {
-    const conversation = await cluster.open()
+    const conversation = await untilAccepted(() => cluster.open())
     const victim = cluster.random.pick(running(cluster))
-    const follower = await conversation.follow({ lastEventId: 0 })
+    const follower = await untilAccepted(() => conversation.follow({ lastEventId: 0 }))
     // The replica that takes a message claims its run in the same commit when it has a free worker.
     const messageId = `claimed-${round}`
     const post = () => conversation.post({ content: `/words ${WORDS} /delay 20`, messageId }, { at: victim.url })
@@ -130,10 +130,13 @@ test('kill -9 of the replica that has just claimed the run leaves it to another'
 test('an answer that was saved whole before its replica died is ended as it is, not asked for again', async ({
   cluster,
 }) => {
-  const conversation = await cluster.open()
-  const follower = await conversation.follow()
+  const conversation = await untilAccepted(() => cluster.open())
+  const follower = await untilAccepted(() => conversation.follow())
   const messageId = 'whole'
-  const { runId } = await conversation.send(`/words ${WORDS} /delay 20`, { messageId })
+  // It claims the run in the same commit, and is known by that; its worker may be gone before it is looked for.
+  const holder = cluster.random.pick(running(cluster))
+  const content = `/words ${WORDS} /delay 20`
+  const accepted = await untilAccepted(() => conversation.send(content, { messageId }, { at: holder.url }))
   await follower.streamed(messageId, 1)
   // Steps are saved without the lock that an end needs: with it held, the end cannot come between the two.
   let release = () => {}
@@ -144,11 +147,11 @@ test('an answer that was saved whole before its replica died is ended as it is, 
     })
   })
   await until(async () => {
-    const rows = await cluster.database.sql`select 1 from messages where run_id = ${runId} and role = 'assistant'`
+    const rows = await cluster.database
+      .sql`select 1 from messages where run_id = ${accepted.runId} and role = 'assistant'`
     return rows.length > 0
   }, 'its only step is saved')
-  const holder = running(cluster).find((gateway) => gateway.workers().length > 0)
-  await Promise.all([kill(cluster, holder!).finally(() => release()), held])
+  await Promise.all([kill(cluster, holder).finally(() => release()), held])
   const turn = { conversation, follower, acknowledged: [{ messageId, answer: WHOLE }] }
   await Promise.all([expectWhole(cluster, [Promise.resolve(turn)]), cluster.add(ENV)])
 })

@@ -45,7 +45,11 @@ test('an organization whose model hangs, with far more messages than places, del
   const hanging = await hang(cluster, 40, noisy.key)
   await until(async () => (await countRunning(cluster, noisy.slug)) >= 6, 'it has all the places that it may have')
   // Nothing of it ends meanwhile, so each of these turns found a place beside it.
-  const options = (name: string, token: string) => ({ name, goOn: (turn: number) => turn < 5, call: { token } })
+  const options = (name: string, token: string) => ({
+    name,
+    goOn: (turn: number) => turn < effort(3, 10),
+    call: { token },
+  })
   const seen = await Promise.all([
     ...Array.from({ length: 6 }, (_, at) => talk(cluster, options(`quiet-${at}`, quiet.key))),
     talk(cluster, options('default', cluster.key)),
@@ -67,7 +71,7 @@ test('fifty conversations on two connections a replica: none is held by a turn, 
     Array.from({ length: 50 }, (_, at) =>
       talk(cluster, {
         name: `pool-${at}`,
-        goOn: (turn) => turn < effort(2, 20),
+        goOn: (turn) => turn < effort(1, 20),
         content: (marker) => `/echo ${marker}`,
       }),
     ),

@@ -61,7 +61,7 @@ export interface Conversation {
   readonly token: string
   post(body: string | Record<string, unknown>, call?: Call): Promise<Answer>
   /** Posts and hands back the run's id; fails when it was not accepted. */
-  send(content: string, more?: Record<string, unknown>): Promise<{ messageId: string; runId: string }>
+  send(content: string, more?: Record<string, unknown>, call?: Call): Promise<{ messageId: string; runId: string }>
   follow(options?: Partial<FollowOptions> & { at?: string }): Promise<Follower>
   eventsUrl(at?: string): string
   cancel(body?: Record<string, unknown>, call?: Call): Promise<Answer>
@@ -220,8 +220,8 @@ async function openConversation(cluster: Cluster, body: Record<string, unknown> 
         ...{ token, body: typeof message === 'string' ? { content: message } : message },
         ...call,
       }),
-    async send(content, more) {
-      const answer = await conversation.post({ content, ...more })
+    async send(content, more, call) {
+      const answer = await conversation.post({ content, ...more }, call)
       if (answer.status !== 200) throw new Error(`the message was refused: ${answer.status} ${answer.text}`)
       return answer.body as { messageId: string; runId: string }
     },

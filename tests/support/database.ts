@@ -21,6 +21,9 @@ export interface TestDatabase {
   drop(): Promise<void>
 }
 
+/** Tests hold locks while others do something, which takes its time on a busy machine. */
+const HELD_MS_MAX = 120_000
+
 /**
  * A database of its own with the whole schema, or an empty one: a copy of the template, or an engine in memory.
  * Copying takes a few hundred milliseconds, so there is one for a file and not for a test.
@@ -44,7 +47,8 @@ async function cloneTemplate(
   return {
     kind: 'postgres',
     url,
-    open: ({ poolMax = 4 } = {}) => openDatabase({ url, poolMax, dataDir: null, log }),
+    open: ({ poolMax = 4 } = {}) =>
+      openDatabase({ url, poolMax, transactionIdleMsMax: HELD_MS_MAX, dataDir: null, log }),
     drop: () => dropTestDatabase(server.url, name, log),
   }
 }
