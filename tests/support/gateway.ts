@@ -8,8 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { beforeEach } from 'vitest'
 
 /** The build under test; `LOBU_TEST_DIST` names another than this checkout's. */
-const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../dist', import.meta.url))
-const MAIN = path.join(DIST, 'main.js')
+export const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../dist', import.meta.url))
 /** Processes are found by walking /proc, which is Linux's. Elsewhere none are seen. */
 const HAS_PROC = existsSync('/proc/self/stat')
 /** Lines of one process that a failed test shows. */
@@ -56,9 +55,13 @@ export interface Gateway extends Program {
  * Starts `lobu <command>` with exactly this environment and a temporary folder of its own, by which everything that it
  * starts can be found again, whoever its parent is by then.
  */
-export async function startProgram(command: string[], env: Record<string, string>): Promise<Program> {
+export async function startProgram(
+  command: string[],
+  env: Record<string, string>,
+  { dist = DIST }: { dist?: string } = {},
+): Promise<Program> {
   const dir = await mkdtemp(path.join(tmpdir(), 'lobu-e2e-'))
-  const child = spawn(process.execPath, [MAIN, ...command], {
+  const child = spawn(process.execPath, [path.join(dist, 'main.js'), ...command], {
     cwd: dir,
     env: { PATH: process.env.PATH ?? '', TMPDIR: dir, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -88,8 +91,8 @@ export function requireProc(): void {
 }
 
 /** Starts a gateway on a free port of the loopback interface. Resolves when it listens; see `ready` for more. */
-export async function startGateway(env: Record<string, string>): Promise<Gateway> {
-  const program = await startProgram(['serve'], { PORT: '0', HOST: '127.0.0.1', LOG_PRETTY: '0', ...env })
+export async function startGateway(env: Record<string, string>, from: { dist?: string } = {}): Promise<Gateway> {
+  const program = await startProgram(['serve'], { PORT: '0', HOST: '127.0.0.1', LOG_PRETTY: '0', ...env }, from)
   try {
     const port = Number((await program.logged('listening')).port)
     const url = `http://127.0.0.1:${port}`
@@ -120,7 +123,8 @@ export async function until<T>(check: () => T | Promise<T>, what: string, within
   }
 }
 
-function superviseProgram(child: ChildProcess, { dir, name }: { dir: string; name: string }): Program {
+/** Watches over a program that the caller has started, with `dir` as its TMPDIR. */
+export function superviseProgram(child: ChildProcess, { dir, name }: { dir: string; name: string }): Program {
   const { pid } = child
   if (pid === undefined) throw new Error(`could not start ${name}`)
   let stdout = ''
@@ -199,6 +203,28 @@ function childrenOf(parent: number): number[] {
     const stat = readProc(pid, 'stat')
     return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent && isAlive(pid)
   })
+}
+
+/** All that descends from a process, zombies too, parents first. */
+export function processesBelow(root: number): { pid: number; state: string; command: string }[] {
+  const all = allProcesses().flatMap((pid) => {
+    const stat = readProc(pid, 'stat')
+    const [state = '', parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return stat === ''
+      ? []
+      : [{ pid, state, parent: Number(parent), command: stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')')) }]
+  })
+  const found = new Set([root])
+  const below: { pid: number; state: string; command: string }[] = []
+  for (let size = -1; size !== below.length; ) {
+    size = below.length
+    for (const { parent, ...one } of all) {
+      if (!found.has(parent) || found.has(one.pid)) continue
+      found.add(one.pid)
+      below.push(one)
+    }
+  }
+  return below
 }
 
 function allProcesses(): number[] {
