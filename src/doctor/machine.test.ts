@@ -5,21 +5,22 @@ import { expect, test } from 'vitest'
 import { inspectConfig } from '../config.ts'
 import { checkDisk, checkMemory } from './machine.ts'
 
-const GIB = 1024 ** 3
+const of = (gib: number, threads = Number.POSITIVE_INFINITY) => ({ bytes: gib * 1024 ** 3, threads })
 const configOf = (env: Record<string, string> = {}) => inspectConfig(env).config
 
 test('the workers follow from the memory, and too many of them are pointed out', () => {
-  expect(checkMemory(configOf(), 4 * GIB)).toMatchObject({
+  expect(checkMemory(configOf(), of(4))).toMatchObject({
     state: 'ok',
     detail: expect.stringContaining('at most 64 workers'),
   })
-  expect(checkMemory(configOf(), GIB)).toMatchObject({
+  expect(checkMemory(configOf(), of(1))).toMatchObject({
     state: 'warn',
     fix: expect.stringMatching(/^give the gateway \d+ MiB/),
   })
-  const tooMany = checkMemory(configOf({ WORKERS_MAX: '100' }), 4 * GIB)
-  expect(tooMany).toMatchObject({ state: 'warn', fix: 'set WORKERS_MAX to 64 or raise the limit to 5824 MiB' })
-  expect(checkMemory(configOf({ WORKERS_MAX: '10' }), 4 * GIB)).toMatchObject({ state: 'ok' })
+  const tooMany = checkMemory(configOf({ WORKERS_MAX: '100' }), of(4))
+  expect(tooMany).toMatchObject({ state: 'warn', fix: 'set WORKERS_MAX to 64, or raise the limits' })
+  expect(checkMemory(configOf(), of(4, 384)).detail).toContain('384 threads: at most 20 workers')
+  expect(checkMemory(configOf({ WORKERS_MAX: '10' }), of(4))).toMatchObject({ state: 'ok' })
 })
 
 test('a data folder must be writable where something is kept in it, and need not be there yet', async () => {

@@ -8,7 +8,7 @@ import type { Config } from '../config.ts'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createProcessLauncher, findWorkerEntry } from '../workers/launcher.ts'
-import { defaultBusyMax, defaultWorkersMax, memoryLimitBytes } from '../workers/memory.ts'
+import { defaultBusyMax, defaultWorkersMax, memoryLimitBytes, threadLimit } from '../workers/memory.ts'
 import { type Finding, fail, ok, warn } from './finding.ts'
 
 const MIB = 1024 * 1024
@@ -18,21 +18,21 @@ const WORKER_MS_MAX = 60_000
 const GATEWAY_MIB = 1024
 const WORKER_MIB = 48
 
-/** How much memory there is, and how many workers follow from it. */
-export function checkMemory({ workers }: Config, limitBytes = memoryLimitBytes()): Finding {
-  const limit = Math.round(limitBytes / MIB)
-  const fit = defaultWorkersMax(limitBytes)
+/** How much memory there is, and how many threads may be, and how many workers follow from them. */
+export function checkMemory(
+  { workers }: Config,
+  limits: { bytes: number; threads: number } = { bytes: memoryLimitBytes(), threads: threadLimit() },
+): Finding {
+  const limit = Math.round(limits.bytes / MIB)
+  const fit = defaultWorkersMax(limits.bytes, limits.threads)
   const max = workers.max ?? fit
   const busy = Math.min(workers.busyMax ?? defaultBusyMax(), max)
-  const detail = `limit ${limit} MiB: at most ${max} workers${workers.max === undefined ? '' : ' (WORKERS_MAX)'}, ${busy} turns at once`
+  const threads = Number.isFinite(limits.threads) ? `, ${limits.threads} threads` : ''
+  const set = workers.max === undefined ? '' : ' (WORKERS_MAX)'
+  const detail = `limit ${limit} MiB${threads}: at most ${max} workers${set}, ${busy} turns at once`
   if (limit < GATEWAY_MIB + 2 * WORKER_MIB)
     return warn('memory', detail, `give the gateway ${GATEWAY_MIB + 10 * WORKER_MIB} MiB or more`)
-  if (max > fit)
-    return warn(
-      'memory',
-      `${detail}; ${fit} fit`,
-      `set WORKERS_MAX to ${fit} or raise the limit to ${GATEWAY_MIB + max * WORKER_MIB} MiB`,
-    )
+  if (max > fit) return warn('memory', `${detail}; ${fit} fit`, `set WORKERS_MAX to ${fit}, or raise the limits`)
   return ok('memory', detail)
 }
 

@@ -69,9 +69,10 @@ test('the next release migrates under a gateway of this one, which serves on', a
   expect(opened.status).toBe(201)
 })
 
-test('a table that somebody holds: migrate gives up with a sentence, non-zero, and has changed nothing', async ({
-  programs,
-}) => {
+// Four tries of ten seconds each, with pauses between them.
+test('a table that somebody holds: migrate gives up with a sentence, non-zero, and has changed nothing', {
+  timeout: 240_000,
+}, async ({ programs }) => {
   const url = await programs.database()
   const db = await openDatabase({ url, poolMax: 2, dataDir: null, log })
   const locked = Promise.withResolvers<void>()
