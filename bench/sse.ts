@@ -14,12 +14,13 @@ import { publishReplies } from '../src/queue/thread-response.ts'
 import { encodeHints } from '../src/sse/hints.ts'
 import type { Probe } from './probe.ts'
 import { createScene, type Scene } from './scene.ts'
-import { isQuick, log, median, pause, ROUNDS, scaled, sharedNow, startGateway, withDatabase } from './support.ts'
+import { isQuick, log, median, pause, scaled, sharedNow, startGateway, withDatabase } from './support.ts'
 import type { Row } from './table.ts'
 
 const STREAMS = scaled(5_000)
+/** Of the gateway alone. */
 const STALL_STREAMS = scaled(10_000)
-const BROADCASTS = isQuick ? 3 : 8
+const BROADCASTS = isQuick ? 3 : 12
 const TEXT = `${'x'.repeat(160)}~`
 const PROBE = ['--expose-gc', '--import', join(import.meta.dirname, 'probe.ts')]
 
@@ -35,6 +36,20 @@ interface Contestant {
   probe(order: 'probe' | 'collect'): Promise<Probe>
   stop(): Promise<void>
 }
+
+interface Opened {
+  server: Contestant
+  client: Client
+}
+
+interface Measured {
+  idle: number
+  lastMs: number[]
+  cpuUs: number[]
+  stallMs: number[]
+}
+
+const nothing = (): Measured => ({ idle: 0, lastMs: [], cpuUs: [], stallMs: [] })
 
 export async function benchSse(): Promise<Row[]> {
   const dir = mkdtempSync(join(tmpdir(), 'lobu-bench-'))
@@ -57,20 +72,32 @@ async function compare(program: string, url: string): Promise<Row[]> {
     floor: () => spawnFloor(program),
   }
   type Name = keyof typeof makers
-  const found = new Map<Name, { idle: number[]; lastMs: number[]; cpuUs: number[]; stallMs: number[] }>()
-  for (const name of Object.keys(makers) as Name[]) found.set(name, { idle: [], lastMs: [], cpuUs: [], stallMs: [] })
-  for (let round = 0; round < Math.min(2, ROUNDS); round++) {
-    for (const name of Object.keys(makers) as Name[]) {
-      const measured = await measure(program, await makers[name](), name === 'ours')
-      const sofar = found.get(name)!
-      sofar.idle.push(measured.idle)
-      sofar.lastMs.push(...measured.lastMs)
-      sofar.cpuUs.push(...measured.cpuUs)
-      sofar.stallMs.push(...measured.stallMs)
+  const contestants = Object.keys(makers) as Name[]
+  const found: Record<Name, Measured> = { ours: nothing(), bare: nothing(), betterSse: nothing(), floor: nothing() }
+  const open = new Map<Name, Opened>()
+  try {
+    for (const name of contestants) {
+      const opened = { server: await makers[name](), client: startClient(program) }
+      open.set(name, opened)
+      found[name].idle = await idleKib(opened)
+    }
+    for (let n = 0; n < BROADCASTS; n++) {
+      for (const [name, opened] of open) await broadcast(opened, { streams: STREAMS, into: found[name], isWarm: n > 1 })
+    }
+    const ours = open.get('ours')!
+    await ours.client.open({ ...ours.server, spread: 1 }, STALL_STREAMS - STREAMS)
+    await pause(1_000)
+    const many = nothing()
+    found.ours.stallMs = many.stallMs
+    for (let n = 0; n < BROADCASTS; n++) await broadcast(ours, { streams: STALL_STREAMS, into: many, isWarm: n > 1 })
+  } finally {
+    for (const { server, client } of open.values()) {
+      await client.stop()
+      await server.stop()
     }
   }
   await scene.close()
-  const of = (name: Name, field: 'idle' | 'lastMs' | 'cpuUs') => median(found.get(name)![field])
+  const of = (name: Name, field: 'idle' | 'lastMs' | 'cpuUs') => median([found[name][field]].flat())
   const row = (
     name: string,
     field: 'idle' | 'lastMs' | 'cpuUs',
@@ -104,54 +131,40 @@ async function compare(program: string, url: string): Promise<Row[]> {
         name: `longest stall of the loop in a broadcast to ${STALL_STREAMS.toLocaleString('en')} streams`,
         unit: 'ms',
       },
-      ...{ ours: median(found.get('ours')!.stallMs), goal: '≤ 25 ms (≤ 10 ms)' },
+      ...{ ours: median(found.ours.stallMs), goal: '≤ 25 ms (≤ 10 ms)' },
     },
   ]
 }
 
-async function measure(program: string, server: Contestant, withStall: boolean) {
-  const client = startClient(program)
-  try {
-    await client.open(server, Math.min(200, STREAMS))
-    await client.close()
-    await pause(500)
-    const before = await server.probe('collect')
-    await client.open(server, STREAMS)
-    await pause(1_000)
-    const idle = ((await server.probe('collect')).rss - before.rss) / STREAMS / 1024
-    await client.close()
-    await pause(1_000)
-    await client.open({ ...server, spread: 1 }, STREAMS)
-    await pause(1_000)
-    const { lastMs, cpuUs } = await broadcasts(client, server, STREAMS)
-    if (!withStall) return { idle, lastMs, cpuUs, stallMs: [] }
-    await client.open({ ...server, spread: 1 }, STALL_STREAMS - STREAMS)
-    await pause(1_000)
-    const { stallMs } = await broadcasts(client, server, STALL_STREAMS)
-    return { idle, lastMs, cpuUs, stallMs }
-  } finally {
-    await client.stop()
-    await server.stop()
-  }
+/** KiB of resident memory for each stream of `STREAMS`, each of a conversation of its own; leaves as many open in one. */
+async function idleKib({ server, client }: Opened): Promise<number> {
+  await client.open(server, Math.min(200, STREAMS))
+  await client.close()
+  await pause(500)
+  const before = await server.probe('collect')
+  await client.open(server, STREAMS)
+  await pause(1_000)
+  const after = await server.probe('collect')
+  await client.close()
+  await pause(1_000)
+  await client.open({ ...server, spread: 1 }, STREAMS)
+  return (after.rss - before.rss) / STREAMS / 1024
 }
 
-async function broadcasts(client: Client, server: Contestant, streams: number) {
-  const found = { lastMs: [] as number[], cpuUs: [] as number[], stallMs: [] as number[] }
-  for (let n = 0; n < BROADCASTS; n++) {
-    const { cpuUs } = await server.probe('probe')
-    const done = await client.expect(streams)
-    const startedAt = await server.broadcast()
-    const lastAt = await done()
-    const after = await server.probe('probe')
-    // The first ones warm up.
-    if (n > 1 || isQuick) {
-      found.lastMs.push(lastAt - startedAt)
-      found.cpuUs.push((after.cpuUs - cpuUs) / streams)
-      found.stallMs.push(after.stallMs)
-    }
-    await pause(50)
-  }
-  return found
+async function broadcast(
+  { server, client }: Opened,
+  { streams, into, isWarm }: { streams: number; into: Measured; isWarm: boolean },
+): Promise<void> {
+  const { cpuUs } = await server.probe('probe')
+  const done = await client.expect(streams)
+  const startedAt = await server.broadcast()
+  const lastAt = await done()
+  const after = await server.probe('probe')
+  await pause(50)
+  if (!isWarm && !isQuick) return
+  into.lastMs.push(lastAt - startedAt)
+  into.cpuUs.push((after.cpuUs - cpuUs) / streams)
+  into.stallMs.push(after.stallMs)
 }
 
 type Client = ReturnType<typeof startClient>
