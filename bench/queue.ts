@@ -21,7 +21,14 @@ const RUNS = 1_000
 const CALLERS = 8
 const CONVERSATIONS = 200
 const PAYLOAD = { type: 'delta', thread: 'th_0123456789abcdef', text: 'x'.repeat(140) }
-const SIGNALS = { published() {}, runReady() {}, runEnded() {}, conversationEnded() {}, accessChanged() {} }
+const SIGNALS = {
+  published() {},
+  runReady() {},
+  runsEnded() {},
+  runEnded() {},
+  conversationEnded() {},
+  accessChanged() {},
+}
 
 export function benchQueue(): Promise<Row[]> {
   return withDatabase((ours) =>

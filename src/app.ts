@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { modelProviders } from './adapters/llm/index.ts'
-import { createModelProxy } from './adapters/llm/proxy.ts'
+import { type CallEnd, createModelProxy } from './adapters/llm/proxy.ts'
 import { resolveModel } from './adapters/llm/resolve-model.ts'
 import { createMailTransport } from './adapters/mail/index.ts'
 import { createGuardedCall } from './adapters/outbound/guarded-call.ts'
@@ -43,6 +43,7 @@ import { checkOutsideUrl, checkWebhookUrl } from './domain/webhooks/check-url.ts
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
 import { createSignals, hearSignals } from './doorbells.ts'
+import { reportGauges } from './gauges.ts'
 import { createGatewayApp } from './http/app.ts'
 import { createHttpServer } from './http/server.ts'
 import { AppError, errorLine } from './lib/errors.ts'
@@ -57,6 +58,7 @@ import { createReadiness, type Phase } from './readiness.ts'
 import { createSseManager } from './sse/manager.ts'
 import { createPresence } from './sse/presence.ts'
 import { createTail } from './sse/tail.ts'
+import type { Metrics } from './telemetry/metrics.ts'
 import { VERSION } from './version.ts'
 import { builtCacheDir, createProcessLauncher, findWorkerEntry } from './workers/launcher.ts'
 import { createWorkerPool } from './workers/pool.ts'
@@ -96,9 +98,17 @@ export function openGatewayDatabase(config: Config, log: Logger): Promise<Databa
   })
 }
 
+export interface GatewayDeps {
+  config: Config
+  db: Database
+  log: Logger
+  redactions: Redactions
+  telemetry: { metrics: Metrics }
+}
+
 /** What is made from what, top to bottom. `secrets` are complete here: given by the environment, or development's own. */
 export function createGateway(
-  { config, db, log, redactions }: { config: Config; db: Database; log: Logger; redactions: Redactions },
+  { config, db, log, redactions, telemetry: { metrics } }: GatewayDeps,
   secrets: EncryptionSettings,
 ): Gateway {
   const replica = newId('replica')
@@ -110,12 +120,15 @@ export function createGateway(
   let wallFault: string | null = null
 
   const notifier = createNotifier({ sql, log })
-  const signals = createSignals({ notifier, parts: () => ({ tail, runner, authenticator: access }) }, { replica })
+  const signals = createSignals(
+    { notifier, metrics, parts: () => ({ tail, runner, authenticator: access }) },
+    { replica },
+  )
   const pollMs = () => (db.listening() ? LISTENING_POLL_MS : queue.pollMs)
 
   const tail = createTail({ sql, log }, { pollMs })
   const presence = createPresence({ sql, log })
-  const sse = createSseManager({ sql, tail, log }, { ...streams })
+  const sse = createSseManager({ sql, tail, log, metrics }, { ...streams })
 
   const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })
   const replies = createReplyWriter({ sql, log, onInserted: publisher.ring })
@@ -131,6 +144,7 @@ export function createGateway(
       return providerKeys.find(owner, run.provider)
     },
     continueNote: CONTINUE_NOTE,
+    watch: (call) => watchModelCall(metrics, call.run.provider),
   })
   const modelOf = (name: string | null, more: { own?: ReadonlySet<string>; provider?: string | undefined } = {}) =>
     resolveModel(name, {
@@ -168,7 +182,7 @@ export function createGateway(
     { ...workers },
   )
   const runner = createRunner(
-    { sql, log, signals, pool, replies, budgets, costOf, resolveModel: chooseModel },
+    { sql, log, signals, pool, replies, budgets, costOf, metrics, resolveModel: chooseModel },
     {
       ...{ replica, leaseMs: queue.leaseMs, pollMs: queue.pollMs, attemptsMax: queue.attemptsMax },
       ...{ runMsMax: queue.runMsMax, organizationRunsMax: queue.orgRunsMax },
@@ -184,7 +198,7 @@ export function createGateway(
     },
   )
   const webhooks = createWebhookDeliverer(
-    { sql, log, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
+    { sql, log, metrics, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },
   )
   const usage = createUsageRollUp({ sql, log }, { everyMs: USAGE_MS })
@@ -236,8 +250,35 @@ export function createGateway(
       sse.recheck()
     },
   }
+  const readiness = createReadiness({
+    ...{
+      db,
+      loops,
+      phase: () => phase,
+      schema: () => schema,
+      wallFault: () => wallFault,
+      publicUrlFault,
+      workers: pool.snapshot,
+      streams: sse.count,
+    },
+    facts: { service: 'lobu', version: VERSION, replica, model: config.models.defaultModel },
+  })
+  reportGauges({
+    ...{ metrics, db, loops, readiness, version: VERSION },
+    ...{ workers: pool.snapshot, streams: sse.count, streamsMax: streams.streamsMax },
+  })
   const app = createGatewayApp({
-    ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
+    ...{
+      log,
+      metrics,
+      sse,
+      presence,
+      signals,
+      tokens,
+      resolveModel: chooseModel,
+      runner: localRunner,
+      version: VERSION,
+    },
     ...{ authenticator, scope, envelope, redactions },
     ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
@@ -266,19 +307,7 @@ export function createGateway(
     mailInvitation: mail ? (invitation) => mailInvitation(mail, invitation) : undefined,
     webhookKey: (organizationId) => webhookSigningKey(secrets.jwt, organizationId),
     isStarting: () => phase === 'starting',
-    readiness: createReadiness({
-      ...{
-        db,
-        loops,
-        phase: () => phase,
-        schema: () => schema,
-        wallFault: () => wallFault,
-        publicUrlFault,
-        workers: pool.snapshot,
-        streams: sse.count,
-      },
-      facts: { service: 'lobu', version: VERSION, replica, model: config.models.defaultModel },
-    }),
+    readiness,
   })
   const server = createHttpServer({ app, log }, config.http)
 
@@ -341,5 +370,17 @@ export function createGateway(
       stopped ??= stopInOrder()
       return stopped
     },
+  }
+}
+
+function watchModelCall(metrics: Metrics, provider: string) {
+  const startedAt = performance.now()
+  return ({ status, aborted }: CallEnd) => {
+    const outcome = aborted ? 'aborted' : `${Math.floor(status / 100)}xx`
+    metrics.observe(
+      'lobu_model_call_duration_seconds',
+      { provider, status: outcome },
+      (performance.now() - startedAt) / 1000,
+    )
   }
 }

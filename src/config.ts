@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { accountSettings, incompletePairs, publicUrlFault, readOrigins } from './config/accounts.ts'
+import { telemetrySettings } from './config/telemetry.ts'
 import { parseTrustedProxies } from './lib/addresses.ts'
 
 const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
@@ -201,6 +202,12 @@ const Env = z.object({
 
   /** How long SIGTERM waits for running turns before it hands them over. */
   SHUTDOWN_GRACE_SECONDS: z.coerce.number().min(0).max(3600).default(25),
+  /** Port on which Prometheus finds `/metrics`, apart from the API; 0 takes any free one. Empty: no metrics. docs/observability.md */
+  METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+  /** Address of that port. Empty: as `HOST`. */
+  METRICS_HOST: z.string().optional(),
+  /** Bearer token that a scraper must send. Empty: none, and the port must not be reachable from outside. */
+  METRICS_AUTH_TOKEN: z.string().optional(),
   /** Lines below this level are not written. */
   LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
   /** Readable lines instead of JSON. Empty: readable when standard output is a terminal. */
@@ -312,6 +319,7 @@ export function parseConfig(env: Record<string, string | undefined>, { isTermina
     },
     webhooks: { allowedHosts: listOf(e.WEBHOOK_ALLOWED_HOSTS) },
     shutdown: { graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000 },
+    telemetry: telemetrySettings(e),
     log: { level: e.LOG_LEVEL, pretty: e.LOG_PRETTY ?? isTerminal },
   }
 }

@@ -1,4 +1,4 @@
-import { createGateway, openGatewayDatabase } from '../app.ts'
+import { createGateway, type Gateway, openGatewayDatabase } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Database } from '../db/client.ts'
 import { bootstrap, needsBootstrap } from '../domain/accounts/bootstrap.ts'
@@ -6,11 +6,15 @@ import { createSetupLink } from '../domain/sign-in/setup.ts'
 import { errorLine } from '../lib/errors.ts'
 import { createLogger, type Logger } from '../lib/logger.ts'
 import { createRedactions } from '../lib/redactions.ts'
+import { openTelemetry, type Telemetry } from '../telemetry/open.ts'
 import { migrateDatabase } from './migrate.ts'
 import { completeSecrets, knownSecrets } from './secrets.ts'
 
 /** After a stop was asked for, nothing may keep the process longer than its grace and this. */
 const EXIT_MS = 10_000
+
+/** A collector that does not answer by then gets nothing more. */
+const TELEMETRY_MS = 2_000
 
 /** Runs the gateway until SIGTERM or SIGINT. Resolves with the exit code. */
 export async function serve(config: Config): Promise<number> {
@@ -27,8 +31,10 @@ export async function serve(config: Config): Promise<number> {
     log.info('stopped')
     return 0
   }
-  const gateway = createGateway({ config, db, log, redactions }, secrets)
+  const telemetry = await openTelemetry({ log }, config.telemetry)
+  const gateway = createGateway({ config, db, log, redactions, telemetry }, secrets)
   try {
+    await telemetry.listen()
     const port = await gateway.listen()
     log.info({ port }, 'listening')
     const work = gateway.work().then(() => announce({ config, db, log }, port))
@@ -38,10 +44,10 @@ export async function serve(config: Config): Promise<number> {
     await Promise.race([asked, failed, work.then(() => asked)])
   } catch (error) {
     log.fatal({ err: errorLine(error) }, error instanceof Error ? error.message : 'the gateway failed')
-    await stopWithin(gateway, config)
+    await stopWithin({ gateway, telemetry }, config)
     return 1
   }
-  await stopWithin(gateway, config)
+  await stopWithin({ gateway, telemetry }, config)
   log.info('stopped')
   return 0
 }
@@ -53,9 +59,11 @@ async function openWithSchema(config: Config, log: Logger): Promise<Database> {
   return db
 }
 
-async function stopWithin(gateway: { stop(): Promise<void> }, config: Config) {
+/** What is told of the end is told last: figures until the gateway has stopped, then what was not sent yet. */
+async function stopWithin({ gateway, telemetry }: { gateway: Gateway; telemetry: Telemetry }, config: Config) {
   const late = new Promise<void>((resolve) => setTimeout(resolve, config.shutdown.graceMs + EXIT_MS).unref())
   await Promise.race([gateway.stop(), late])
+  await telemetry.close(TELEMETRY_MS)
 }
 
 /** Resolves at the first SIGTERM or SIGINT; a second one changes nothing, since stopping is under way. */

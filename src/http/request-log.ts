@@ -2,11 +2,37 @@ import type { ServerResponse } from 'node:http'
 import type { Context } from 'hono'
 import { routePath } from 'hono/route'
 import type { Logger } from '../lib/logger.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
 import type { Env } from './env.ts'
 
 /** Adds ids and outcomes to the request's one log line. Never tokens, message text or query parameters. */
 export function addLogFields(c: Context<Env>, fields: Record<string, string | number | boolean>): void {
   Object.assign(c.get('logFields') ?? {}, fields)
+}
+
+/** What else Node's parser lets through counts as one. */
+const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
+
+/** Counts the request by what it was; of an event stream the time until it was open. */
+export function measureRequest(c: Context<Env>, metrics: Metrics, startedAt: number): void {
+  if (!metrics.enabled) return
+  const status = statusOf(c)
+  const { method } = c.req
+  metrics.observe(
+    'lobu_http_request_duration_seconds',
+    {
+      method: METHODS.has(method) ? method : 'other',
+      route: routePath(c),
+      status: `${Math.floor(status / 100)}xx`,
+    },
+    (performance.now() - startedAt) / 1000,
+  )
+}
+
+/** Of an event stream the handler has answered on Node's response itself. */
+function statusOf(c: Context<Env>): number {
+  const outgoing = c.env?.outgoing as ServerResponse | undefined
+  return outgoing?.headersSent === true ? outgoing.statusCode : c.res.status
 }
 
 /**
@@ -26,7 +52,7 @@ export function logRequest(c: Context<Env>, log: Logger, startedAt: number): voi
     route,
     ...actorIds(c),
     ...c.get('logFields'),
-    status: takenOver ? outgoing.statusCode : c.res.status,
+    status: statusOf(c),
     ms: elapsed(startedAt),
   }
   log[level](line, takenOver ? 'stream opened' : 'request')

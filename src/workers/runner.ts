@@ -11,6 +11,7 @@ import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
+import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import type { WorkerPool } from './pool.ts'
 import { NO_USAGE } from './protocol.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
@@ -64,6 +65,7 @@ export interface RunnerDeps {
   replies: ReplyWriter
   budgets: Budgets
   costOf: CostOf
+  metrics?: Metrics
   /** @throws AppError when the model is unknown, or there is no key that this agent may use. */
   resolveModel(name: string | null, owner: RunOwner): Promise<{ provider: string; modelId: string }>
 }
@@ -92,7 +94,7 @@ const END_TRIES = 10
  * it is never ended twice, because every write names the claim's fencing number (I4, I5).
  */
 export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
-  const { sql, log, pool, signals } = deps
+  const { sql, log, pool, signals, metrics = NO_METRICS } = deps
   const active = new Map<string, Active>()
   let reserved = 0
   let loading = 0
@@ -150,6 +152,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   function begin(run: ClaimedRun) {
     const one: Active = { run, abort: new AbortController(), turn: null, reason: null, done: Promise.resolve() }
     active.set(run.id, one)
+    metrics.observe('lobu_claim_latency_seconds', {}, (run.waitedMs ?? 0) / 1000)
     loading++
     one.done = work(one)
       .catch((error: unknown) => log.error({ runId: run.id, err: errorLine(error) }, 'run left to its lease'))
@@ -167,6 +170,9 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     try {
       const outcome = await runTurn(one, replies)
       const said = await conclude(one, { replies, ...outcome })
+      const durationMs = Math.round(performance.now() - startedAt)
+      metrics.count('lobu_run_attempts_total', { outcome: said })
+      metrics.observe('lobu_run_duration_seconds', {}, durationMs / 1000)
       log.info(
         {
           runId: run.id,
@@ -175,7 +181,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
           attempt: run.attempt,
           outcome: said,
           error: outcome.end.error?.code,
-          durationMs: Math.round(performance.now() - startedAt),
+          durationMs,
         },
         'run',
       )

@@ -54,6 +54,8 @@ export async function endRun(deps: { sql: Sql; signals: Signals }, end: EndOfRun
   const result = await inTransaction(deps.sql, (tx) => endRunIn(tx, end))
   if (result.published.length > 0) deps.signals.published(result.published)
   if (result.nextReady) deps.signals.runReady()
+  const count = result.ended.length
+  if (count > 0) deps.signals.runsEnded({ count, status: end.status, deadLetter: end.deadLetter ?? false })
   return result
 }
 
@@ -157,7 +159,7 @@ async function settle(
     where organization_id = ${end.organizationId} and id = any(${args.ended.map((run) => run.id)}::uuid[])`
   if (!args.wasActive) return false
   const next = await tx`
-    update runs set state = 'ready' where organization_id = ${end.organizationId} and id = (
+    update runs set state = 'ready', ready_at = now() where organization_id = ${end.organizationId} and id = (
       select id from runs where organization_id = ${end.organizationId} and conversation_id = ${end.conversationId}
         and state = 'queued' order by turn limit 1)
     returning 1`

@@ -14,6 +14,7 @@ import {
   promoteDueCalls,
   readReadyLanes,
 } from '../../queue/outbox.ts'
+import { type Metrics, NO_METRICS } from '../../telemetry/metrics.ts'
 import { chooseLanes } from './lanes.ts'
 import { signWebhook, webhookSigningKey } from './signature.ts'
 
@@ -32,6 +33,7 @@ interface WebhookDelivererDeps {
   sql: Sql
   log: Logger
   fetch: GuardedFetch
+  metrics?: Metrics
   /** `JWT_SECRET`. */
   signingSecret: string
 }
@@ -54,7 +56,7 @@ export interface WebhookDelivererOptions {
  * `stop` waits for the calls under way, which the bounds of `fetch` end.
  */
 export function createWebhookDeliverer(deps: WebhookDelivererDeps, options: WebhookDelivererOptions): Loop {
-  const { sql, log } = deps
+  const { sql, log, metrics = NO_METRICS } = deps
   const { concurrency = CONCURRENCY, attemptsMax = ATTEMPTS_MAX } = options
   const half = Math.max(1, Math.floor(concurrency / 2))
   const limits = { organizationMax: half, hostMax: half, laneMax: Math.max(1, Math.floor(concurrency / 4)) }
@@ -97,7 +99,10 @@ export function createWebhookDeliverer(deps: WebhookDelivererDeps, options: Webh
       const outcome = await attemptCall(deps, call, { attemptsMax })
       const line = { ...ids, ...outcome, durationMs: Math.round(performance.now() - startedAt) }
       log[LEVELS[outcome.outcome]](line, 'webhook')
+      metrics.count('lobu_webhooks_total', { outcome: outcome.outcome })
+      if (outcome.outcome === 'given_up') metrics.count('lobu_dead_letters_total', { kind: 'webhook' })
     } catch (error) {
+      metrics.count('lobu_webhooks_total', { outcome: 'unrecorded' })
       log.warn({ ...ids, outcome: 'unrecorded', err: errorLine(error) }, 'webhook: it is repeated when its lease ends')
     } finally {
       underWay.delete(call)
@@ -140,6 +145,7 @@ async function attemptCall(
     return { outcome: held ? 'given_up' : 'superseded', fault: error }
   }
   const result = await post(deps, call)
+  deps.metrics?.count('lobu_egress_total', { outcome: result.ok ? 'ok' : result.reason })
   if (result.ok) return { outcome: (await completeCall(sql, call)) ? 'delivered' : 'superseded', status: result.status }
 
   const told = {

@@ -3,8 +3,9 @@ import type { ServerResponse } from 'node:http'
 import type { Context, MiddlewareHandler } from 'hono'
 import { clientAddress, type TrustedProxies } from '../../lib/addresses.ts'
 import type { Logger } from '../../lib/logger.ts'
+import { type Metrics, NO_METRICS } from '../../telemetry/metrics.ts'
 import type { Env } from '../env.ts'
-import { logRequest } from '../request-log.ts'
+import { logRequest, measureRequest } from '../request-log.ts'
 
 /** Long enough for a UUID or a trace id with a prefix, and nothing that could forge a log line. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/
@@ -16,6 +17,7 @@ const STRICT_TRANSPORT = 'max-age=31536000'
 
 export interface ContextDeps {
   log: Logger
+  metrics?: Metrics | undefined
   /** Nobody's `X-Forwarded-For` counts without it. */
   trustedProxies?: TrustedProxies
   /** Clients reach us by https. */
@@ -26,7 +28,8 @@ export interface ContextDeps {
  * The one middleware that every request passes: request id, logger, trace context, security headers, access log.
  * One and not five, because each layer of `await next()` costs more than all that is done here.
  */
-export function context({ log, trustedProxies = [], https = false }: ContextDeps): MiddlewareHandler<Env> {
+export function context(deps: ContextDeps): MiddlewareHandler<Env> {
+  const { log, metrics = NO_METRICS, trustedProxies = [], https = false } = deps
   return async (c, next) => {
     const startedAt = performance.now()
     const given = c.req.header('x-request-id')
@@ -41,6 +44,7 @@ export function context({ log, trustedProxies = [], https = false }: ContextDeps
     setHeaders(c, requestId, https)
     await next()
     logRequest(c, log, startedAt)
+    measureRequest(c, metrics, startedAt)
   }
 }
 
