@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { modelProviders } from './adapters/llm/index.ts'
-import { type CallEnd, createModelProxy } from './adapters/llm/proxy.ts'
+import { type CallEnd, createModelProxy, type ModelCall } from './adapters/llm/proxy.ts'
 import { resolveModel } from './adapters/llm/resolve-model.ts'
 import { createMailTransport } from './adapters/mail/index.ts'
 import { createGuardedCall } from './adapters/outbound/guarded-call.ts'
@@ -59,12 +59,13 @@ import { createSseManager } from './sse/manager.ts'
 import { createPresence } from './sse/presence.ts'
 import { createTail } from './sse/tail.ts'
 import type { Metrics } from './telemetry/metrics.ts'
+import type { Tracer } from './telemetry/tracer.ts'
 import { VERSION } from './version.ts'
 import { builtCacheDir, createProcessLauncher, findWorkerEntry } from './workers/launcher.ts'
 import { createWorkerPool } from './workers/pool.ts'
 import { CONTINUE_NOTE } from './workers/protocol.ts'
 import { createReplyWriter } from './workers/replies.ts'
-import { createRunner } from './workers/runner.ts'
+import { createRunner, type Runner } from './workers/runner.ts'
 
 /** Doorbells make passes prompt; this often the tables are read even so. */
 const LISTENING_POLL_MS = 5_000
@@ -103,12 +104,12 @@ export interface GatewayDeps {
   db: Database
   log: Logger
   redactions: Redactions
-  telemetry: { metrics: Metrics }
+  telemetry: { metrics: Metrics; tracer: Tracer }
 }
 
 /** What is made from what, top to bottom. `secrets` are complete here: given by the environment, or development's own. */
 export function createGateway(
-  { config, db, log, redactions, telemetry: { metrics } }: GatewayDeps,
+  { config, db, log, redactions, telemetry: { metrics, tracer } }: GatewayDeps,
   secrets: EncryptionSettings,
 ): Gateway {
   const replica = newId('replica')
@@ -130,7 +131,7 @@ export function createGateway(
   const presence = createPresence({ sql, log })
   const sse = createSseManager({ sql, tail, log, metrics }, { ...streams })
 
-  const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })
+  const publisher = createPublisher({ sql, log, tracer, onPublished: signals.published }, { pollMs: queue.pollMs })
   const replies = createReplyWriter({ sql, log, onInserted: publisher.ring })
   const scope = (organizationId: string) => (wallFault === null ? scopeToOrganization(sql, organizationId) : sql)
   const envelope = createSecretsEnvelope(secrets)
@@ -144,7 +145,7 @@ export function createGateway(
       return providerKeys.find(owner, run.provider)
     },
     continueNote: CONTINUE_NOTE,
-    watch: (call) => watchModelCall(metrics, call.run.provider),
+    watch: (call) => watchModelCall({ metrics, runner }, call),
   })
   const modelOf = (name: string | null, more: { own?: ReadonlySet<string>; provider?: string | undefined } = {}) =>
     resolveModel(name, {
@@ -182,7 +183,7 @@ export function createGateway(
     { ...workers },
   )
   const runner = createRunner(
-    { sql, log, signals, pool, replies, budgets, costOf, metrics, resolveModel: chooseModel },
+    { sql, log, signals, pool, replies, budgets, costOf, metrics, tracer, resolveModel: chooseModel },
     {
       ...{ replica, leaseMs: queue.leaseMs, pollMs: queue.pollMs, attemptsMax: queue.attemptsMax },
       ...{ runMsMax: queue.runMsMax, organizationRunsMax: queue.orgRunsMax },
@@ -198,7 +199,7 @@ export function createGateway(
     },
   )
   const webhooks = createWebhookDeliverer(
-    { sql, log, metrics, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
+    { sql, log, metrics, tracer, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },
   )
   const usage = createUsageRollUp({ sql, log }, { everyMs: USAGE_MS })
@@ -271,6 +272,7 @@ export function createGateway(
     ...{
       log,
       metrics,
+      tracer,
       sse,
       presence,
       signals,
@@ -373,9 +375,13 @@ export function createGateway(
   }
 }
 
-function watchModelCall(metrics: Metrics, provider: string) {
+function watchModelCall({ metrics, runner }: { metrics: Metrics; runner: Runner }, call: ModelCall) {
   const startedAt = performance.now()
-  return ({ status, aborted }: CallEnd) => {
+  const traced = runner.traceModelCall(call.run, call.traceparent)
+  const { provider } = call.run
+  return (end: CallEnd) => {
+    const { status, aborted } = end
+    traced(end)
     const outcome = aborted ? 'aborted' : `${Math.floor(status / 100)}xx`
     metrics.observe(
       'lobu_model_call_duration_seconds',

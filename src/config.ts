@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { accountSettings, incompletePairs, publicUrlFault, readOrigins } from './config/accounts.ts'
-import { telemetrySettings } from './config/telemetry.ts'
+import { productionFaults } from './config/production.ts'
+import { OTLP_PROTOCOLS, SAMPLERS, telemetrySettings } from './config/telemetry.ts'
 import { parseTrustedProxies } from './lib/addresses.ts'
 
 const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
@@ -30,9 +31,6 @@ const readBy = <T>(read: (text: string) => T) =>
       }
     })
 
-/** Values that documentation prints where a secret belongs. Single words are not among them: a passphrase has those. */
-const PLACEHOLDER = /replace-with|change-?me|your-secret|example-(?:secret|key)|placeholder|^(.)\1*$/i
-const SECRET_CHARS_MIN = 32
 const DEFAULT_PORT = 8787
 /** Far longer than a replica that works needs between two statements of a transaction. */
 const TRANSACTION_IDLE_MS_MAX = 5_000
@@ -208,6 +206,30 @@ const Env = z.object({
   METRICS_HOST: z.string().optional(),
   /** Bearer token that a scraper must send. Empty: none, and the port must not be reachable from outside. */
   METRICS_AUTH_TOKEN: z.string().optional(),
+  /** Collector to which traces are sent (OTLP); `/v1/traces` is added for http. Empty: no traces. docs/observability.md */
+  OTEL_EXPORTER_OTLP_ENDPOINT: httpUrl.optional(),
+  /** The same for traces alone, taken as it is. */
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: httpUrl.optional(),
+  /** What the collector speaks: `http/protobuf`, `http/json` or `grpc`. */
+  OTEL_EXPORTER_OTLP_PROTOCOL: z.enum(OTLP_PROTOCOLS).default('http/protobuf'),
+  /** The same for traces alone. Empty: as above. */
+  OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: z.enum(OTLP_PROTOCOLS).optional(),
+  /** Headers for the collector, `name=value` (comma separated, percent-encoded), such as its key. */
+  OTEL_EXPORTER_OTLP_HEADERS: z.string().default(''),
+  /** The same for traces alone. */
+  OTEL_EXPORTER_OTLP_TRACES_HEADERS: z.string().default(''),
+  /** Name of this service in traces. */
+  OTEL_SERVICE_NAME: z.string().default('lobu'),
+  /** Which traces are recorded: `always_on`, `always_off`, `traceidratio`, or one of these behind `parentbased_`. */
+  OTEL_TRACES_SAMPLER: z.enum(SAMPLERS).default('parentbased_always_on'),
+  /** Share of the traces that a `traceidratio` records, 0 to 1. */
+  OTEL_TRACES_SAMPLER_ARG: z.coerce.number().min(0).max(1).default(1),
+  /** Milliseconds for which spans collect before they are sent. */
+  OTEL_BSP_SCHEDULE_DELAY: count(5_000, 10, 60_000),
+  /** Spans that may wait to be sent; more are dropped. */
+  OTEL_BSP_MAX_QUEUE_SIZE: count(2_048, 1, 1_000_000),
+  /** `true` switches traces off whatever else is set. */
+  OTEL_SDK_DISABLED: flag.default(false),
   /** Lines below this level are not written. */
   LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
   /** Readable lines instead of JSON. Empty: readable when standard output is a terminal. */
@@ -350,28 +372,6 @@ function listOf(text: string): string[] {
 
 function googleKey(e: Env) {
   return e.GOOGLE_GENERATIVE_AI_API_KEY ?? e.GOOGLE_API_KEY ?? e.GEMINI_API_KEY
-}
-
-/** Production needs its secrets from outside and refuses what everybody knows; development may leave them empty. */
-function productionFaults(given: Record<string, string>): string[] {
-  if (given.NODE_ENV !== 'production') return []
-  const faults: string[] = []
-  for (const name of ['JWT_SECRET', 'BETTER_AUTH_SECRET'] as const) {
-    const value = given[name]
-    if (value === undefined) faults.push(`${name}: is required in production (openssl rand -base64 48)`)
-    else faults.push(...weaknesses(name, value))
-  }
-  if (given.ENCRYPTION_KEY !== undefined) faults.push(...weaknesses('ENCRYPTION_KEY', given.ENCRYPTION_KEY))
-  if (given.DATABASE_URL === undefined) {
-    faults.push('DATABASE_URL: is required in production; the embedded database is for development')
-  }
-  return faults
-}
-
-function weaknesses(name: string, value: string): string[] {
-  if (PLACEHOLDER.test(value)) return [`${name}: is a placeholder from the documentation; make your own`]
-  if (value.length < SECRET_CHARS_MIN) return [`${name}: is shorter than ${SECRET_CHARS_MIN} characters`]
-  return []
 }
 
 /** The model of agents that name none: a provider whose key is set, by the order below, else the built-in one. */

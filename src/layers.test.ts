@@ -33,7 +33,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   domain: ['adapters', 'sse', 'queue', 'db', 'telemetry', 'lib'],
   adapters: ['lib'],
   sse: ['types of queue', 'db', 'telemetry', 'lib'],
-  queue: ['db', 'lib'],
+  queue: ['db', 'types of telemetry', 'lib'],
   migrations: ['db', 'lib'],
   db: ['lib'],
   config: ['lib'],

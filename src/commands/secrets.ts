@@ -33,10 +33,17 @@ export function knownSecrets(config: Config, secrets: Secrets): string[] {
   const { jwt, betterAuth, encryption, encryptionOld } = secrets
   const keys = Object.values(config.models.providers).map(({ apiKey }) => apiKey)
   const urls = [config.db.url, config.db.directUrl].map(passwordOf)
-  const { metrics } = config.telemetry
-  return [jwt, betterAuth, encryption, ...encryptionOld, ...keys, ...urls, metrics?.token].filter(
-    (value) => value !== undefined,
-  )
+  const { metrics, tracing } = config.telemetry
+  return [
+    jwt,
+    betterAuth,
+    encryption,
+    ...encryptionOld,
+    ...keys,
+    ...urls,
+    metrics?.token,
+    ...(tracing?.secrets ?? []),
+  ].filter((value) => value !== undefined)
 }
 
 /** As it stands in the URL; a list of hosts is no URL, so this is read by hand as in `db/url.ts`. */

@@ -7,6 +7,7 @@ import { errorLine } from '../lib/errors.ts'
 import { createLogger, type Logger } from '../lib/logger.ts'
 import { createRedactions } from '../lib/redactions.ts'
 import { openTelemetry, type Telemetry } from '../telemetry/open.ts'
+import { VERSION } from '../version.ts'
 import { migrateDatabase } from './migrate.ts'
 import { completeSecrets, knownSecrets } from './secrets.ts'
 
@@ -31,7 +32,7 @@ export async function serve(config: Config): Promise<number> {
     log.info('stopped')
     return 0
   }
-  const telemetry = await openTelemetry({ log }, config.telemetry)
+  const telemetry = await openTelemetry({ log, redactions }, { ...config.telemetry, version: VERSION })
   const gateway = createGateway({ config, db, log, redactions, telemetry }, secrets)
   try {
     await telemetry.listen()

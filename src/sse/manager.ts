@@ -167,7 +167,8 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       if (channel.ended) stream.end(ENDED)
       else stream.live = true
     } catch (error) {
-      deps.log.warn({ err: errorLine(error), conversationId: channel.conversationId }, 'stream could not catch up')
+      const { organizationId, conversationId } = channel
+      deps.log.warn({ err: errorLine(error), organizationId, conversationId }, 'stream could not catch up')
       stream.end(comeBack())
     }
   }

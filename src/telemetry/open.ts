@@ -1,14 +1,19 @@
 import type { Logger } from '../lib/logger.ts'
+import type { Redactions } from '../lib/redactions.ts'
 import { createMetricsListener, type MetricsListenerOptions } from './listener.ts'
 import { type Metrics, NO_METRICS } from './metrics.ts'
+import type { SendingTracer, TracingSettings } from './otel.ts'
+import { NO_TRACER, type Tracer } from './tracer.ts'
 
 export interface TelemetrySettings {
   metrics: MetricsListenerOptions | null
+  tracing: Omit<TracingSettings, 'serviceVersion'> | null
 }
 
 /** What the gateway tells about itself. */
 export interface Telemetry {
   readonly metrics: Metrics
+  readonly tracer: Tracer
   /** Opens the port for scrapers, where there is one. @throws Error that says what to do when it cannot be had. */
   listen(): Promise<void>
   /** Sends what is still to be sent, within `withinMs`, and closes. May be called twice. */
@@ -16,17 +21,30 @@ export interface Telemetry {
 }
 
 /** Loads what the settings ask for, and nothing else. */
-export async function openTelemetry({ log }: { log: Logger }, settings: TelemetrySettings): Promise<Telemetry> {
+export async function openTelemetry(
+  deps: { log: Logger; redactions: Pick<Redactions, 'clean'> },
+  settings: TelemetrySettings & { version: string },
+): Promise<Telemetry> {
+  const { log } = deps
   const metrics = settings.metrics ? (await import('./prometheus.ts')).createMetrics() : NO_METRICS
   const listener = settings.metrics && createMetricsListener({ metrics, log }, settings.metrics)
+  const sending: SendingTracer | null =
+    settings.tracing &&
+    (await (
+      await import('./otel.ts')
+    ).createSendingTracer(deps, {
+      ...settings.tracing,
+      serviceVersion: settings.version,
+    }))
   return {
     metrics,
+    tracer: sending ?? NO_TRACER,
     async listen() {
       const port = await listener?.start()
       if (port !== undefined) log.info({ port, path: '/metrics' }, 'metrics listening')
     },
-    async close() {
-      await listener?.stop()
+    async close(withinMs) {
+      await Promise.all([listener?.stop(), sending?.close(withinMs)])
     },
   }
 }

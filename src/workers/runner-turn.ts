@@ -80,7 +80,7 @@ export async function beginTurn(
           return saved ? 'saved' : 'stale'
         } catch (error) {
           if (tries >= SAVE_TRIES || signal.aborted) throw error
-          deps.log.warn({ runId: run.id, tries, err: errorLine(error) }, 'step waits for the database')
+          deps.log.warn({ tries, err: errorLine(error) }, 'step waits for the database')
           await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 1_000 })))
         }
       }

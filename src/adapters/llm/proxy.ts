@@ -16,7 +16,10 @@ export interface ModelCall {
   provider: string
   /** What follows the provider, with its query if there is one: `/messages`. */
   path: string
-  run: { runId: string; fence: number; provider: string }
+  /** `about` are its ids for the log. */
+  run: { runId: string; fence: number; provider: string; about?: Record<string, string> }
+  /** Trace context that the worker sent along; it is not passed on to the provider. */
+  traceparent?: string | undefined
 }
 
 export interface ModelProxyDeps {
@@ -113,7 +116,8 @@ async function serveCall(deps: ModelProxyDeps, agent: Agent, exchange: Exchange)
   const { call, req, res, signal } = exchange
   const ended = deps.watch?.(call)
   const startedAt = performance.now()
-  const line: Record<string, unknown> = { ...call.run }
+  const { about, ...run } = call.run
+  const line: Record<string, unknown> = { ...about, ...run }
   let level: 'debug' | 'warn' | 'error' = 'debug'
   try {
     await answerCall(deps, agent, exchange)
