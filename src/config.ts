@@ -230,6 +230,10 @@ const Env = z.object({
   OTEL_BSP_MAX_QUEUE_SIZE: count(2_048, 1, 1_000_000),
   /** `true` switches traces off whatever else is set. */
   OTEL_SDK_DISABLED: flag.default(false),
+  /** Where unexpected errors are reported, to Sentry or what speaks its protocol. Empty: nowhere. docs/observability.md */
+  SENTRY_DSN: httpUrl.optional(),
+  /** What the reports call this installation. Empty: `NODE_ENV`. */
+  SENTRY_ENVIRONMENT: z.string().optional(),
   /** Lines below this level are not written. */
   LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
   /** Readable lines instead of JSON. Empty: readable when standard output is a terminal. */

@@ -21,18 +21,19 @@ const TELEMETRY_MS = 2_000
 export async function serve(config: Config): Promise<number> {
   const secrets = completeSecrets(config)
   const redactions = createRedactions(knownSecrets(config, secrets))
-  const log = createLogger({ ...config.log, redactions })
+  let telemetry: Telemetry | undefined
+  const log = createLogger({ ...config.log, redactions, onTrouble: (line) => telemetry?.onTrouble(line) })
   if (config.http.publicUrlFault !== null) log.error(config.http.publicUrlFault)
   warnAboutUnusedModels(config, log)
   // From the first moment on: without a handler the first process of a container does not even see the signal.
   const asked = untilAskedToStop(config, log)
+  telemetry = await openTelemetry({ log, redactions }, { ...config.telemetry, version: VERSION })
   const db = await Promise.race([openWithSchema(config, log), asked])
   if (!db) {
     // What was begun is given up half-way, as by kill -9, which both databases stand.
     log.info('stopped')
     return 0
   }
-  const telemetry = await openTelemetry({ log, redactions }, { ...config.telemetry, version: VERSION })
   const gateway = createGateway({ config, db, log, redactions, telemetry }, secrets)
   try {
     await telemetry.listen()

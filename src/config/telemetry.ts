@@ -19,6 +19,7 @@ export function telemetrySettings(e: Env) {
             token: e.METRICS_AUTH_TOKEN,
           },
     tracing: tracingSettings(e),
+    errors: e.SENTRY_DSN === undefined ? null : { dsn: e.SENTRY_DSN, environment: e.SENTRY_ENVIRONMENT ?? e.NODE_ENV },
   }
 }
 

@@ -34,7 +34,7 @@ async function startPair(programs: Programs, more: Record<string, string>) {
   const env = {
     ...productionEnv(await programs.database()),
     ...{ WEBHOOK_ALLOWED_HOSTS: '127.0.0.1', OTEL_BSP_SCHEDULE_DELAY: '100', RUN_LEASE_SECONDS: '5' },
-    PUBLIC_WEB_URL: 'https://lobu.example.com',
+    ...{ PUBLIC_WEB_URL: 'https://lobu.example.com', LOG_LEVEL: 'debug' },
     ...more,
   }
   const [a, b] = await Promise.all([
@@ -142,10 +142,18 @@ describe.each(['http/protobuf', 'grpc', 'http/json'] as const)('by %s', (protoco
 
     // Nothing that is about the run lacks its ids.
     const lines = b.lines().filter((line) => line.runId === posted.body.runId)
-    expect(lines.map((line) => line.msg)).toEqual(expect.arrayContaining(['run']))
+    expect(lines.map((line) => line.msg)).toEqual(expect.arrayContaining(['run', 'model call']))
     for (const line of lines) {
       expect(line, String(line.msg)).toMatchObject({ traceId: TRACE, conversationId: conversation.agentId })
       expect(line.organizationId, String(line.msg)).toBeTruthy()
+    }
+    const called = [...a.lines(), ...b.lines()].filter((line) => line.msg === 'webhook')
+    const asked = a.lines().filter((line) => line.msg === 'request' && line.traceId === TRACE)
+    expect([called.length, asked.length]).toEqual([1, 1])
+    expect(asked[0]).toMatchObject({ requestId: posted.headers['x-request-id'] })
+    for (const line of [...called, ...asked]) {
+      expect(line).toMatchObject({ traceId: TRACE, runId: posted.body.runId, conversationId: conversation.agentId })
+      expect(line.organizationId).toBe(lines[0]!.organizationId)
     }
   })
 })

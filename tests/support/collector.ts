@@ -43,6 +43,8 @@ export interface Collector {
   spans(): CollectedSpan[]
   /** All that was sent, headers included, as text. */
   raw(): string
+  /** The same without the headers. */
+  bodies(): string
 }
 
 const KINDS = ['internal', 'internal', 'server', 'client', 'producer', 'consumer'] as const
@@ -51,12 +53,19 @@ const KINDS = ['internal', 'internal', 'server', 'client', 'producer', 'consumer
 export async function startCollector(protocol: 'http/protobuf' | 'http/json' | 'grpc'): Promise<Collector> {
   const spans: CollectedSpan[] = []
   const raw: string[] = []
+  const bodies: string[] = []
   const take = (body: Buffer, headers: unknown) => {
+    bodies.push(body.toString('latin1'))
     raw.push(JSON.stringify(headers), body.toString('latin1'))
     spans.push(...(protocol === 'http/json' ? readJson(body) : readProtobuf(body)))
   }
   const port = protocol === 'grpc' ? await serveGrpc(take) : await serveHttp(take)
-  return { url: `http://127.0.0.1:${port}`, spans: () => spans, raw: () => raw.join('\n') }
+  return {
+    url: `http://127.0.0.1:${port}`,
+    spans: () => spans,
+    raw: () => raw.join('\n'),
+    bodies: () => bodies.join('\n'),
+  }
 }
 
 type Take = (body: Buffer, headers: unknown) => void
