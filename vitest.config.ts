@@ -1,11 +1,13 @@
 import { defineConfig } from 'vitest/config'
 
 /**
- * Four projects, run by one `vitest run`:
+ * Six projects, run by one `vitest run`:
  * `structure` needs nothing and takes seconds (also part of `npm run check`);
  * `unit` talks to a database, which `tests/support/global-setup.ts` finds or starts;
+ * `chart` renders the chart with helm;
  * `e2e` starts the built server as real processes, one file at a time;
- * `faults` does the same and kills, freezes, cuts off and floods them. `npm run soak` is its long form.
+ * `faults` does the same and kills, freezes, cuts off and floods them. `npm run soak` is its long form;
+ * `rollout` replaces one release by another behind nginx; see `scripts/rollout.sh`.
  */
 export default defineConfig({
   test: {
@@ -23,6 +25,10 @@ export default defineConfig({
           testTimeout: 60_000,
           hookTimeout: 120_000,
         },
+      },
+      {
+        extends: true,
+        test: { name: 'chart', include: ['tests/chart/*.test.ts'], testTimeout: 120_000, hookTimeout: 120_000 },
       },
       {
         extends: true,
@@ -46,6 +52,17 @@ export default defineConfig({
           fileParallelism: false,
           // Behind everything else, so that no other file wants the machine at the same time.
           sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'rollout',
+          include: ['tests/rollout/*.test.ts'],
+          testTimeout: 900_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 3 },
         },
       },
     ],

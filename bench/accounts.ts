@@ -5,11 +5,11 @@ import { createAuthenticator } from '../src/domain/accounts/authenticate.ts'
 import { createPersonLookup, createSessionCookies, findPerson } from '../src/domain/accounts/browser-session.ts'
 import { createSessionTokens } from '../src/domain/accounts/session-token.ts'
 import { COOKIE_PREFIX, createBetterAuth } from '../src/domain/sign-in/better-auth.ts'
-import { log, median, type Row, withDatabase } from './support.ts'
+import { log, median, ROUNDS, withDatabase } from './support.ts'
+import type { Row } from './table.ts'
 
 const SECRET = 'a secret of the measurement that is long enough'
 const PUBLIC_URL = 'http://localhost:8787'
-const ROUNDS = 5
 const CALLS = 500
 
 export async function benchAccounts(): Promise<Row[]> {

@@ -1,48 +1,42 @@
 /**
  * The queues against graphile-worker (batched local queue) and pg-boss (fetch 50), on one Postgres, in turn.
  *
- * Enqueue: eight callers, one row each. Ours is a whole accepted message (message, run, conversation), theirs a job.
- * Drain: a prepared backlog until it is gone. `thread_response` ends as events in the log, in order and numbered.
+ * `thread_response` ends as numbered events in the log, in order; it is fenced by its run on the way in. `runs` are claimed
+ * with a lease, a fencing number and a count of tries. The peers run jobs in no order, fence nothing and keep no log.
  */
-import { Logger, makeWorkerUtils, run } from 'graphile-worker'
-import { PgBoss } from 'pg-boss'
-import { type Database, openDatabase } from '../src/db/client.ts'
-import { bootstrap } from '../src/domain/accounts/bootstrap.ts'
 import { acceptMessage } from '../src/domain/messages/accept.ts'
 import { endRun } from '../src/domain/runs/end.ts'
-import { claimReadyRuns } from '../src/queue/runs.ts'
-import { publishReplies } from '../src/queue/thread-response.ts'
-import { inTurn, log, type Row, rate, withDatabase } from './support.ts'
+import { createPublisher } from '../src/queue/publisher.ts'
+import { type ClaimedRun, claimReadyRuns } from '../src/queue/runs.ts'
+import { insertReplies, publishReplies } from '../src/queue/thread-response.ts'
+import { createReplyWriter } from '../src/workers/replies.ts'
+import { prepareBoss, prepareGraphile, type QueuePeer } from './queue-peers.ts'
+import { createScene, PAYLOAD, SILENT } from './scene.ts'
+import { inRounds, log, ROUNDS, rate, scaled, withDatabase } from './support.ts'
+import type { Row } from './table.ts'
 
-const ROUNDS = 5
-const ENQUEUED = 2_000
-const DRAINED = 20_000
-const RUNS = 1_000
+const ENQUEUED = scaled(2_000)
+const DRAINED = scaled(20_000)
+const RUNS_DRAINED = scaled(5_000)
+const RUNS_ENDED = scaled(1_000)
+const END_TO_END = scaled(3_200)
 const CALLERS = 8
+const PRODUCERS = 16
 const CONVERSATIONS = 200
-const PAYLOAD = { type: 'delta', thread: 'th_0123456789abcdef', text: 'x'.repeat(140) }
-const SIGNALS = {
-  published() {},
-  runReady() {},
-  runsEnded() {},
-  runEnded() {},
-  conversationEnded() {},
-  accessChanged() {},
-}
+const PAGE = 50
+const LINE = `output ${JSON.stringify(PAYLOAD)}`
 
 export function benchQueue(): Promise<Row[]> {
   return withDatabase((ours) =>
     withDatabase(
-      async (peers) => {
+      async (url) => {
         const lobu = await prepareOurs(ours)
-        const graphile = await prepareGraphile(peers)
-        const boss = await prepareBoss(peers)
+        const peers = [await prepareGraphile(url), await prepareBoss(url)]
         try {
-          return await compare(lobu, graphile, boss)
+          return await compare(lobu, peers)
         } finally {
-          await boss.stop()
-          await graphile.stop()
-          await lobu.db.close()
+          for (const peer of peers) await peer.stop()
+          await lobu.close()
         }
       },
       { schema: false },
@@ -51,55 +45,80 @@ export function benchQueue(): Promise<Row[]> {
 }
 
 type Ours = Awaited<ReturnType<typeof prepareOurs>>
-type Peer = Awaited<ReturnType<typeof prepareGraphile>>
 
-async function compare(lobu: Ours, graphile: Peer, boss: Peer): Promise<Row[]> {
-  const rows: Row[] = []
-  for (const [name, peer] of [
-    ['graphile-worker', graphile],
-    ['pg-boss', boss],
-  ] as const) {
-    const enqueue = await inTurn(ROUNDS, lobu.enqueue, peer.enqueue)
-    rows.push({
-      name: `accept a message, ${CALLERS} callers`,
-      ours: enqueue.ours,
-      peer: { name: `${name} enqueue`, value: enqueue.peer },
-      unit: '/s',
-    })
-    const drain = await inTurn(ROUNDS, lobu.drainReplies, peer.drain)
-    rows.push({
-      name: 'thread_response drain, one replica',
-      ours: drain.ours,
-      peer: { name: `${name} drain`, value: drain.peer },
-      unit: 'rows/s',
-      goal: '≥ 5,000 rows/s',
-    })
-  }
-  const runs = await inTurn(ROUNDS, lobu.drainRuns, graphile.drain)
-  rows.push({
-    name: 'runs claimed and ended (transcript, log, result), 8 workers',
-    ours: runs.ours,
-    peer: { name: 'graphile-worker drain', value: runs.peer },
+async function compare(lobu: Ours, [graphile, boss]: QueuePeer[]): Promise<Row[]> {
+  const single = { batch: 1, callers: PRODUCERS }
+  const fifties = { batch: PAGE, callers: 2 }
+  const enqueue = await inRounds(ROUNDS, {
+    replies: lobu.enqueueReplies,
+    messages: lobu.enqueueMessages,
+    graphile: () => graphile!.enqueue(ENQUEUED, CALLERS),
+    boss: () => boss!.enqueue(ENQUEUED, CALLERS),
+  })
+  const one = await inRounds(ROUNDS, {
+    ours: () => lobu.endToEnd(END_TO_END, single),
+    writer: () => lobu.streamed(DRAINED),
+    graphile: () => graphile!.endToEnd(END_TO_END, single),
+  })
+  const fifty = await inRounds(ROUNDS, {
+    ours: () => lobu.endToEnd(DRAINED, fifties),
+    graphile: () => graphile!.endToEnd(DRAINED, fifties),
+  })
+  const drain = await inRounds(ROUNDS, {
+    replies: lobu.drainReplies,
+    runs: lobu.drainRuns,
+    ended: lobu.endRuns,
+    graphile: () => graphile!.drain(DRAINED),
+    boss: () => boss!.drain(DRAINED),
+  })
+  const graphileOf = (value: number) => ({ name: 'graphile-worker', value })
+  const bossOf = (value: number) => ({ name: 'pg-boss', value })
+  const row = (name: string, ours: number, peer: Row['peer'], goal?: string, note?: string): Row => ({
+    ...{ name, ours, peer, goal, note },
     unit: '/s',
   })
-  return rows
+  const accepts = 'message, run and conversation in one statement, which waits for the disk'
+  return [
+    row('thread_response: single-row enqueue, 8 callers', enqueue.replies, graphileOf(enqueue.graphile), '≥ 4× (≥ 6×)'),
+    row('the same', enqueue.replies, bossOf(enqueue.boss)),
+    row('accept a message, 8 callers', enqueue.messages, graphileOf(enqueue.graphile), undefined, accepts),
+    row('the same', enqueue.messages, bossOf(enqueue.boss)),
+    row('thread_response end to end, single-row producers', one.ours, graphileOf(one.graphile), '≥ 3× (≥ 6×)'),
+    row(
+      ...([
+        'the same events through the writer of a replica',
+        one.writer,
+        graphileOf(one.graphile),
+        undefined,
+      ] as const),
+      'one statement in flight, what comes meanwhile goes with the next',
+    ),
+    row('thread_response end to end, producers of 50', fifty.ours, graphileOf(fifty.graphile), '≥ 1.5× (≥ 2.5×)'),
+    row('thread_response drain, one replica', drain.replies, graphileOf(drain.graphile), '≥ 20,000 (≥ 0.8×)'),
+    row('the same', drain.replies, bossOf(drain.boss)),
+    row('runs drain: claim 50, complete 50', drain.runs, graphileOf(drain.graphile), '≥ 1× (≥ 1.4×)', RUNS_NOTE),
+    row('the same', drain.runs, bossOf(drain.boss), '≥ 1.5× (≥ 2.5×)'),
+    row('runs claimed and ended in full, 8 workers', drain.ended, graphileOf(drain.graphile), undefined, ENDED_NOTE),
+  ]
 }
 
-async function prepareOurs(url: string) {
-  const db: Database = await openDatabase({ url, poolMax: 16, dataDir: null, log })
-  const { sql } = db
-  await bootstrap(sql, { onlyFirst: true })
-  const [org] = await sql<{ id: string }[]>`select id from organizations`
-  const organizationId = org!.id
-  const names = Array.from({ length: Math.max(CONVERSATIONS, RUNS) }, (_, index) => `conv_${index}`)
-  await sql`
-    insert into conversations (organization_id, id, agent_id, user_id, thread)
-    select ${organizationId}, name, 'assistant', 'bench', name from unnest(${names}::text[]) as x (name)`
-  let serial = 0
+const RUNS_NOTE =
+  'the claim of the product, completed by one statement for 50 runs; a turn ends alone, see the last line'
+const ENDED_NOTE = 'each its own transaction: lock, replies, log, transcript, result, next run; not the same work'
 
+async function prepareOurs(url: string) {
+  const scene = await createScene(url)
+  const { sql, organizationId } = scene
+  const names = await scene.conversations(RUNS_ENDED)
+  const clear = async () => {
+    await sql`truncate runs, messages, event_log, thread_response`
+    await sql`update conversations set open_runs = 0, last_turn = 0, last_seq = 0, end_seq = 0`
+    await sql.unsafe('vacuum analyze runs, messages, event_log, thread_response, conversations')
+  }
+  let serial = 0
   const accept = (index: number) =>
     acceptMessage(
-      { sql, signals: SIGNALS },
+      { sql, signals: SILENT },
       {
         ...{ organizationId, conversationId: names[index % names.length]!, messageId: `m${serial++}` },
         content: { role: 'user', content: PAYLOAD.text },
@@ -107,35 +126,95 @@ async function prepareOurs(url: string) {
         ...{ webhookUrl: null, traceparent: null },
       },
       {
-        ...{
-          replica: 'bench',
-          leaseMs: 60_000,
-          depthMax: 1_000_000,
-          organizationMax: 1_000_000,
-          workerIdleMs: 1,
-          preferredMs: 1,
-        },
+        ...{ replica: 'bench', leaseMs: 60_000, depthMax: 1e6, organizationMax: 1e6, workerIdleMs: 1, preferredMs: 1 },
         ...{ claimHere: false, workerHere: false },
       },
     )
-  const clear = async () => {
-    await sql`truncate runs, messages, event_log, thread_response`
-    await sql`update conversations set open_runs = 0, last_turn = 0, last_seq = 0, end_seq = 0`
-    await sql.unsafe('vacuum analyze')
+
+  /** A producer's next batches: one event each, of as many runs. */
+  function producer(runs: ClaimedRun[]) {
+    const sent = new Map<string, number>()
+    return () =>
+      insertReplies(
+        sql,
+        runs.map((run) => {
+          const batch = (sent.get(run.id) ?? 0) + 1
+          sent.set(run.id, batch)
+          return { ...run, batch, eventCount: 1, events: LINE }
+        }),
+      )
+  }
+
+  /** Runs `produce` beside a publisher, until so many events are in the log. Returns events a second. */
+  async function untilPublished(total: number, produce: (ring: () => void) => Promise<unknown>) {
+    let done = 0
+    const finished = Promise.withResolvers<void>()
+    const publisher = createPublisher(
+      {
+        ...{ sql, log },
+        onPublished(published) {
+          for (const { firstSeq, lastSeq } of published) done += lastSeq - firstSeq + 1
+          if (done >= total) finished.resolve()
+        },
+      },
+      { pollMs: 1_000 },
+    )
+    await publisher.start()
+    const startedAt = performance.now()
+    await produce(publisher.ring)
+    await finished.promise
+    const perSecond = (total / (performance.now() - startedAt)) * 1000
+    await publisher.stop()
+    return perSecond
   }
 
   return {
-    db,
-    async enqueue() {
+    close: scene.close,
+    async enqueueReplies() {
+      await clear()
+      const runs = await scene.held(CALLERS)
+      const producers = runs.map((run) => producer([run]))
+      // Each caller has a run of its own, as each run has a replica of its own.
+      const each = ENQUEUED / CALLERS
+      return rate(CALLERS, CALLERS, async (index) => {
+        for (let n = 0; n < each; n++) await producers[index]!()
+      }).then((perSecond) => perSecond * each)
+    },
+    async enqueueMessages() {
       await clear()
       return rate(ENQUEUED, CALLERS, accept)
     },
+    async endToEnd(total: number, { batch, callers }: { batch: number; callers: number }) {
+      await clear()
+      const runs = await scene.held(batch * callers)
+      const producers = Array.from({ length: callers }, (_, n) => producer(runs.slice(n * batch, (n + 1) * batch)))
+      const each = total / batch / callers
+      return untilPublished(total, (ring) =>
+        rate(callers, callers, async (index) => {
+          for (let n = 0; n < each; n++) {
+            await producers[index]!()
+            ring()
+          }
+        }),
+      )
+    },
+    async streamed(total: number) {
+      await clear()
+      const runs = await scene.held(PRODUCERS)
+      return untilPublished(total, async (ring) => {
+        const writer = createReplyWriter({ sql, log, onInserted: ring })
+        const replies = runs.map((run) => writer.open(run, () => {}))
+        for (let n = 0; n < total; n++) {
+          replies[n % PRODUCERS]!.event('output', PAYLOAD)
+          if (n % 200 === 0) await new Promise(setImmediate)
+        }
+      })
+    },
     async drainReplies() {
       await clear()
-      const line = `output ${JSON.stringify(PAYLOAD)}`
       await sql`
         insert into thread_response (organization_id, conversation_id, event_count, events)
-        select ${organizationId}, 'conv_' || (n % ${CONVERSATIONS}), 1, ${line} from generate_series(1, ${DRAINED}) n`
+        select ${organizationId}, 'conv_' || (1 + n % ${CONVERSATIONS}), 1, ${LINE} from generate_series(1, ${DRAINED}) n`
       const startedAt = performance.now()
       for (let afterId = 0, seen = 1; seen > 0; ) {
         const pass = await publishReplies(sql, { rowsMax: 500, afterId })
@@ -146,96 +225,46 @@ async function prepareOurs(url: string) {
     },
     async drainRuns() {
       await clear()
-      await rate(RUNS, CALLERS, accept)
-      return drainRuns(db)
-    },
-  }
-}
-
-async function drainRuns({ sql }: Database): Promise<number> {
-  const startedAt = performance.now()
-  let done = 0
-  const claim = { replica: 'bench', limit: 50, leaseMs: 60_000, organizationMax: 100_000, afterOrganization: '' }
-  for (;;) {
-    const claimed = await claimReadyRuns(sql, claim)
-    if (claimed.length === 0) break
-    await rate(claimed.length, CALLERS, (index) =>
-      endRun({ sql, signals: SIGNALS }, { ...claimed[index]!, status: 'completed', text: PAYLOAD.text }),
-    )
-    done += claimed.length
-  }
-  return (done / (performance.now() - startedAt)) * 1000
-}
-
-async function prepareGraphile(url: string) {
-  const logger = new Logger(() => () => {})
-  const worker = { connectionString: url, concurrentJobs: 24, maxPoolSize: 25, pollInterval: 2_000, logger }
-  const preset = { worker: { ...worker, localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 } }
-  const utils = await makeWorkerUtils({ preset })
-  await utils.migrate()
-  const database = await openDatabase({ url, poolMax: 2, dataDir: null, log })
-  const clear = () => database.sql.unsafe('truncate graphile_worker._private_jobs')
-  return {
-    async enqueue() {
-      await clear()
-      return rate(ENQUEUED, CALLERS, () => utils.addJob('noop', PAYLOAD))
-    },
-    async drain() {
-      await clear()
-      for (let from = 0; from < DRAINED; from += 500) {
-        await utils.addJobs(Array.from({ length: 500 }, () => ({ identifier: 'noop', payload: PAYLOAD })))
-      }
-      let done = 0
+      const fresh = await scene.conversations(RUNS_DRAINED)
+      await sql`
+        insert into runs (organization_id, id, conversation_id, turn, message_id, state)
+        select ${organizationId}, gen_random_uuid(), name, 1, 'm', 'ready' from unnest(${fresh}::text[]) as x (name)`
+      await sql.unsafe('vacuum analyze runs')
       const startedAt = performance.now()
-      const finished = Promise.withResolvers<number>()
-      const noop = async () => {
-        if (++done === DRAINED) finished.resolve(performance.now())
-      }
-      const runner = await run({ preset, noHandleSignals: true, taskList: { noop } })
-      const endedAt = await finished.promise
-      await runner.stop()
-      return (DRAINED / (endedAt - startedAt)) * 1000
+      const done = await Promise.all([completeAll(), completeAll(), completeAll(), completeAll()])
+      const total = done.reduce((sum, count) => sum + count, 0)
+      const perSecond = (total / (performance.now() - startedAt)) * 1000
+      if (total !== RUNS_DRAINED) throw new Error(`${total} runs were completed`)
+      return perSecond
     },
-    async stop() {
-      await utils.release()
-      await database.close()
-    },
-  }
-}
-
-async function prepareBoss(url: string): Promise<Peer> {
-  const boss = new PgBoss({ connectionString: url, max: 25, supervise: false, schedule: false })
-  boss.on('error', () => {})
-  await boss.start()
-  await boss.createQueue('noop')
-  return {
-    async enqueue() {
-      await boss.deleteAllJobs('noop')
-      return rate(ENQUEUED, CALLERS, () => boss.send('noop', PAYLOAD))
-    },
-    async drain() {
-      await boss.deleteAllJobs('noop')
-      for (let from = 0; from < DRAINED; from += 500) {
-        await boss.insert(
-          'noop',
-          Array.from({ length: 500 }, () => ({ data: PAYLOAD })),
+    async endRuns() {
+      await clear()
+      await rate(RUNS_ENDED, CALLERS, accept)
+      const startedAt = performance.now()
+      for (;;) {
+        const claimed = await claimReadyRuns(sql, CLAIM)
+        if (claimed.length === 0) break
+        await rate(claimed.length, CALLERS, (index) =>
+          endRun({ sql, signals: SILENT }, { ...claimed[index]!, status: 'completed', text: PAYLOAD.text }),
         )
       }
-      const startedAt = performance.now()
-      await Promise.all(Array.from({ length: 4 }, () => drainBoss(boss)))
-      return (DRAINED / (performance.now() - startedAt)) * 1000
+      return (RUNS_ENDED / (performance.now() - startedAt)) * 1000
     },
-    stop: () => boss.stop({ graceful: false }),
+  }
+
+  async function completeAll(): Promise<number> {
+    let done = 0
+    for (;;) {
+      const claimed = await claimReadyRuns(sql, CLAIM)
+      if (claimed.length === 0) return done
+      const completed = await sql`
+        update runs r set state = 'completed', ended_at = now(), replica = null, lease_until = null
+        from unnest(${claimed.map((run) => run.id)}::uuid[], ${claimed.map((run) => run.fence)}::bigint[]) as x (id, fence)
+        where r.id = any(array(select unnest(${claimed.map((run) => run.id)}::uuid[])))
+          and r.id = x.id and r.fence = x.fence and r.state = 'running' returning 1`
+      done += completed.length
+    }
   }
 }
 
-async function drainBoss(boss: PgBoss) {
-  for (;;) {
-    const jobs = await boss.fetch('noop', { batchSize: 50 })
-    if (!jobs?.length) return
-    await boss.complete(
-      'noop',
-      jobs.map((job) => job.id),
-    )
-  }
-}
+const CLAIM = { replica: 'bench', limit: PAGE, leaseMs: 60_000, organizationMax: 100_000, afterOrganization: '' }

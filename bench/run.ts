@@ -1,57 +1,82 @@
 /**
- * `npm run bench [-- name …]`: runs the measurements, prints their table and writes bench/results.md.
- * Needs a Postgres with pgvector in BENCH_DATABASE_URL or TEST_DATABASE_URL. Minutes, not part of the tests; compare
- * only figures of one run, and quote ratios.
+ * `npm run bench [-- name … --quick]`: runs the measurements, prints their table and writes bench/results.md.
+ * Needs a Postgres with pgvector on this machine in BENCH_DATABASE_URL or TEST_DATABASE_URL, and for `sse` a C compiler.
+ * Minutes, not part of the tests; compare only figures of one run, and quote ratios.
  */
 import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { benchAccounts } from './accounts.ts'
+import { benchClaims } from './claims.ts'
 import { benchDelivery } from './delivery.ts'
+import { benchHttp } from './http.ts'
 import { benchQueue } from './queue.ts'
+import { benchSse } from './sse.ts'
 import { benchStarts } from './starts.ts'
-import type { Row } from './support.ts'
+import { benchStreaming } from './streaming.ts'
+import { isQuick } from './support.ts'
+import { formatTable, missedGoals, type Row } from './table.ts'
 import { benchTurns } from './turns.ts'
+import { benchWakes } from './wakes.ts'
 import { benchWalls } from './walls.ts'
+import { benchWorkers } from './workers.ts'
+
+/** A measurement that hangs must not hang whoever waits for all of them. */
+const MINUTES_MAX = 20
 
 const suites: Record<string, () => Promise<Row[]>> = {
   turns: benchTurns,
+  workers: benchWorkers,
   delivery: benchDelivery,
+  streaming: benchStreaming,
+  sse: benchSse,
   queue: benchQueue,
+  claims: benchClaims,
+  wakes: benchWakes,
+  http: benchHttp,
   walls: benchWalls,
   starts: benchStarts,
   accounts: benchAccounts,
 }
 
-const chosen = process.argv.slice(2)
+setTimeout(() => {
+  console.error(`gave up after ${MINUTES_MAX} minutes`)
+  process.exit(1)
+}, MINUTES_MAX * 60_000).unref()
+
+const chosen = process.argv.slice(2).filter((name) => name !== '--quick')
+const unknown = chosen.filter((name) => !(name in suites))
+if (unknown.length > 0)
+  throw new Error(`no such part: ${unknown.join(', ')}; there are ${Object.keys(suites).join(', ')}`)
+
+const startedAt = performance.now()
 const sections: string[] = []
+const missed: string[] = []
 for (const [name, run] of Object.entries(suites)) {
   if (chosen.length > 0 && !chosen.includes(name)) continue
+  const since = performance.now()
+  const load = loadavg()[0]!.toFixed(1)
   const rows = await run()
-  const section = `## ${name}\n\n${table(rows)}\n`
+  const seconds = Math.round((performance.now() - since) / 1000)
+  const section = `## ${name}\n\nLoad of the machine when it began ${load}; took ${seconds} s.\n\n${formatTable(rows)}\n`
   console.log(section)
   sections.push(section)
+  missed.push(...missedGoals(rows).map((row) => `- ${name}: ${row}`))
 }
-if (chosen.length === 0) {
-  const head = `# Results\n\n\`npm run bench\`, ${new Date().toISOString().slice(0, 10)}: ${machine()}. Medians; compare only within this run.\n`
-  writeFileSync(new URL('results.md', import.meta.url), [head, ...sections].join('\n'))
+if (chosen.length === 0 && !isQuick) {
+  const goals = `## Goals missed in this run\n\n${missed.join('\n') || 'None.'}\n`
+  writeFileSync(new URL('results.md', import.meta.url), [head(), goals, ...sections].join('\n'))
 }
 process.exit(0)
 
-function table(rows: Row[]): string {
-  const lines = rows.map(({ name, ours, peer, unit, goal }) => {
-    const against = peer ? `${peer.name}: ${figure(peer.value)} ${unit}` : ''
-    const ratio = peer ? `${figure(ours / peer.value)}×` : ''
-    return `| ${name} | ${figure(ours)} ${unit} | ${against} | ${ratio} | ${goal ?? ''} |`
-  })
-  return ['| what | ours | peer or floor | ratio | goal |', '| --- | --- | --- | --- | --- |', ...lines].join('\n')
-}
-
-function figure(value: number): string {
-  return value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(3).replace(/\.?0+$/, '')
-}
-
-function machine(): string {
+function head(): string {
   const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD']).toString().trim()
-  return `${cpus().length} × ${cpus()[0]?.model}, load ${loadavg()[0]!.toFixed(1)}, Node ${process.versions.node}, commit ${commit}`
+  const machine = `${cpus().length} × ${cpus()[0]?.model}, Node ${process.versions.node}, commit ${commit}`
+  const minutes = ((performance.now() - startedAt) / 60_000).toFixed(1)
+  return `# Results
+
+\`npm run bench\`, ${new Date().toISOString().slice(0, 10)}: ${machine}; ${minutes} minutes. Medians of rounds in which ours and the
+peer took turns. The load generators, Postgres and whatever else the machine does share its cores: compare only within
+this run, and quote ratios.
+`
 }

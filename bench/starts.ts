@@ -2,9 +2,10 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type BenchGateway, call, follow, keyOf, median, type Row, startGateway } from './support.ts'
+import { type BenchGateway, call, follow, isQuick, keyOf, median, startGateway } from './support.ts'
+import type { Row } from './table.ts'
 
-const ROUNDS = 3
+const ROUNDS = isQuick ? 1 : 3
 
 export async function benchStarts(): Promise<Row[]> {
   const first: number[] = []

@@ -1,27 +1,29 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
+import { get } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
-import { openDatabase } from '../src/db/client.ts'
+import { openDatabase, type Sql } from '../src/db/client.ts'
 import { createLogger } from '../src/lib/logger.ts'
 import { migrate } from '../src/migrations/run.ts'
-
-/** One line of the result table. */
-export interface Row {
-  name: string
-  ours: number
-  /** The peer or the raw floor, measured in the same run, in turn with ours. */
-  peer?: { name: string; value: number }
-  unit: string
-  goal?: string
-}
 
 export const log = createLogger({ level: 'warn', pretty: false })
 const ROOT = join(import.meta.dirname, '..')
 const SERVER = process.env.BENCH_DATABASE_URL ?? process.env.TEST_DATABASE_URL
+
+/** `--quick` tells whether all parts still work: a tenth of the numbers, one round. Its figures are worth nothing. */
+export const isQuick = process.argv.includes('--quick')
+export const ROUNDS = isQuick ? 1 : 5
+
+/** A count for this run. */
+export function scaled(count: number): number {
+  return isQuick ? Math.ceil(count / 10) : count
+}
+
+export const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
 
 export function median(values: number[]): number {
   return quantile(values, 0.5)
@@ -45,14 +47,22 @@ export async function rate(total: number, callers: number, call: (index: number)
 }
 
 /** Runs ours and the peer in turn and returns the medians of both, so that a drifting machine moves both. */
-export async function inTurn(rounds: number, ours: () => Promise<number>, peer: () => Promise<number>) {
-  const a: number[] = []
-  const b: number[] = []
+export function inTurn(rounds: number, ours: () => Promise<number>, peer: () => Promise<number>) {
+  return inRounds(rounds, { ours, peer })
+}
+
+/** The same for any number of contestants. */
+export async function inRounds<K extends string>(
+  rounds: number,
+  contestants: Record<K, () => Promise<number>>,
+): Promise<Record<K, number>> {
+  const found = new Map<string, number[]>()
   for (let round = 0; round < rounds; round++) {
-    a.push(await ours())
-    b.push(await peer())
+    for (const [name, measure] of Object.entries<() => Promise<number>>(contestants)) {
+      found.set(name, [...(found.get(name) ?? []), await measure()])
+    }
   }
-  return { ours: median(a), peer: median(b) }
+  return Object.fromEntries([...found].map(([name, values]) => [name, median(values)])) as Record<K, number>
 }
 
 /** A database of its own on the server that `BENCH_DATABASE_URL` or `TEST_DATABASE_URL` names, dropped at the end. */
@@ -79,6 +89,7 @@ export async function withDatabase<T>(work: (url: string) => Promise<T>, { schem
 export interface BenchGateway {
   url: string
   pid: number
+  process: ChildProcess
   /** Milliseconds from spawn to ready. */
   startMs: number
   stop(): Promise<void>
@@ -87,11 +98,11 @@ export interface BenchGateway {
 /** The same for all gateways of a bench, which share a database and so its sealed canary. */
 const SECRETS = { JWT_SECRET: 'bench-'.repeat(8), BETTER_AUTH_SECRET: 'auth-'.repeat(8) }
 
-/** Starts the built gateway as a process and waits until it is ready. */
-export async function startGateway(env: Record<string, string>): Promise<BenchGateway> {
+/** Starts the built gateway as a process, with `nodeArgs` for its Node, and waits until it is ready. */
+export async function startGateway(env: Record<string, string>, nodeArgs: string[] = []): Promise<BenchGateway> {
   const dir = env.LOBU_DATA_DIR ?? (await mkdtemp(join(tmpdir(), 'lobu-bench-')))
   const startedAt = performance.now()
-  const child = spawn(process.execPath, [join(ROOT, 'dist/main.js'), 'serve'], {
+  const child = spawn(process.execPath, [...nodeArgs, join(ROOT, 'dist/main.js'), 'serve'], {
     env: {
       PATH: process.env.PATH ?? '',
       PORT: '0',
@@ -101,7 +112,7 @@ export async function startGateway(env: Record<string, string>): Promise<BenchGa
       ...SECRETS,
       ...env,
     },
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: nodeArgs.length > 0 ? ['ignore', 'pipe', 'inherit', 'ipc'] : ['ignore', 'pipe', 'inherit'],
   })
   const { url, key } = await readStart(child, env.LOBU_KEY === undefined)
   const startMs = performance.now() - startedAt
@@ -109,6 +120,7 @@ export async function startGateway(env: Record<string, string>): Promise<BenchGa
   return {
     url,
     pid: child.pid!,
+    process: child,
     startMs,
     async stop() {
       child.kill('SIGTERM')
@@ -139,6 +151,23 @@ async function readStart(child: ChildProcess, wantsKey: boolean): Promise<{ url:
   }
 }
 
+/** Microseconds of CPU that the server processes of this database have used so far; NaN when they are not on this machine. */
+export async function postgresCpuUs(sql: Sql): Promise<number> {
+  const rows = await sql<{ pid: number }[]>`select pid from pg_stat_activity where datname = current_database()`
+  return rows.reduce((sum, { pid }) => sum + processCpuUs(pid), 0)
+}
+
+/** Microseconds of CPU that all threads of a process have used so far. */
+export function processCpuUs(pid: number): number {
+  try {
+    return readdirSync(`/proc/${pid}/task`)
+      .map((task) => Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ')[0]) / 1000)
+      .reduce((sum, us) => sum + us, 0)
+  } catch {
+    return Number.NaN
+  }
+}
+
 /** Resident memory of a process in MB. */
 export function residentMb(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024
@@ -161,28 +190,30 @@ export async function call<T>(url: string, key: string, body?: unknown, method =
   return (await res.json()) as T
 }
 
-/** Opens an event stream and calls back for every frame, with the time it came. Resolves when it is connected. */
-export async function follow(
-  url: string,
-  key: string,
-  onFrame: (event: string, data: string) => void,
-): Promise<() => void> {
-  const aborted = new AbortController()
-  const res = await fetch(url, { headers: { authorization: `Bearer ${key}` }, signal: aborted.signal })
-  if (!res.ok || !res.body) throw new Error(`GET ${url}: ${res.status}`)
-  let rest = ''
-  const reader = res.body.pipeThrough(new TextDecoderStream()).getReader()
-  void (async () => {
-    for (;;) {
-      const { value, done } = await reader.read()
-      if (done) return
-      rest += value
-      for (let end = rest.indexOf('\n\n'); end >= 0; end = rest.indexOf('\n\n')) {
-        const frame = rest.slice(0, end)
-        rest = rest.slice(end + 2)
-        onFrame(/^event: (.*)$/m.exec(frame)?.[1] ?? '', /^data: (.*)$/m.exec(frame)?.[1] ?? '')
-      }
-    }
-  })().catch(() => {})
-  return () => aborted.abort()
+/** Opens an event stream and calls back for every frame. Resolves when it is connected, with how to leave it. */
+export function follow(url: string, key: string, onFrame: (event: string, data: string) => void): Promise<() => void> {
+  return new Promise((resolve, reject) => {
+    const headers = key === '' ? {} : { authorization: `Bearer ${key}` }
+    const req = get(url, { headers, agent: false }, (res) => {
+      if (res.statusCode !== 200) return reject(new Error(`GET ${url}: ${res.statusCode}`))
+      let rest = ''
+      res.setEncoding('utf8')
+      res.on('error', () => {})
+      res.on('data', (chunk: string) => {
+        rest += chunk
+        for (let end = rest.indexOf('\n\n'); end >= 0; end = rest.indexOf('\n\n')) {
+          const frame = rest.slice(0, end)
+          rest = rest.slice(end + 2)
+          onFrame(/^event: (.*)$/m.exec(frame)?.[1] ?? '', /^data: (.*)$/m.exec(frame)?.[1] ?? '')
+        }
+      })
+      resolve(() => req.destroy())
+    })
+    req.on('error', reject)
+  })
+}
+
+/** Milliseconds by a clock that all processes of this machine share. */
+export function sharedNow(): number {
+  return Number(process.hrtime.bigint()) / 1e6
 }

@@ -6,12 +6,12 @@ import { bootstrap } from '../src/domain/accounts/bootstrap.ts'
 import { getConversation } from '../src/domain/conversations/get.ts'
 import { openConversation } from '../src/domain/conversations/open.ts'
 import { postMessage } from '../src/domain/messages/post.ts'
-import { inTurn, log, type Row, rate, withDatabase } from './support.ts'
+import { inTurn, log, ROUNDS, rate, scaled, withDatabase } from './support.ts'
+import type { Row } from './table.ts'
 
-const ROUNDS = 5
 const CALLERS = 8
-const MESSAGES = 1_000
-const READS = 4_000
+const MESSAGES = scaled(1_000)
+const READS = scaled(4_000)
 const CONVERSATIONS = 100
 
 export function benchWalls(): Promise<Row[]> {
@@ -29,6 +29,7 @@ export function benchWalls(): Promise<Row[]> {
     const ids = opened.map((one) => one.conversationId)
     const runner = { reserve: () => false, settle() {}, hasWorker: () => false }
     const budgets = { findExhausted: async () => null }
+    const backlog = { admit: async () => {} }
     const signals = {
       published() {},
       runReady() {},
@@ -42,7 +43,7 @@ export function benchWalls(): Promise<Row[]> {
     const post = (sql: typeof db.sql) => () =>
       rate(MESSAGES, CALLERS, (index) =>
         postMessage(
-          { sql, signals, runner, budgets },
+          { sql, signals, runner, budgets, backlog },
           {
             ...{ actor, conversationId: ids[index % ids.length]!, content: 'x'.repeat(140) },
             ...{ onBusy: 'enqueue', origin: {}, files: [] },

@@ -1,10 +1,10 @@
 /**
- * Writes the table of settings in docs/operations.md from src/config.ts: the name, the default, and the comment of each
+ * Writes the table of settings in docs/operations.md from src/config/environment.ts: the name, the default, and the comment of each
  * variable. `npm run docs` rewrites it; `tests/structure/settings.test.ts` fails when it is out of date.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 
-const SOURCE = new URL('../src/config.ts', import.meta.url)
+const SOURCE = new URL('../src/config/environment.ts', import.meta.url)
 const TARGET = new URL('../docs/operations.md', import.meta.url)
 const BEGIN = '<!-- settings: begin (npm run docs) -->'
 const END = '<!-- settings: end -->'

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { modelProviders } from './adapters/llm/index.ts'
-import { type CallEnd, createModelProxy, type ModelCall } from './adapters/llm/proxy.ts'
+import { createModelProxy } from './adapters/llm/proxy.ts'
 import { resolveModel } from './adapters/llm/resolve-model.ts'
 import { createMailTransport } from './adapters/mail/index.ts'
 import { createGuardedCall } from './adapters/outbound/guarded-call.ts'
@@ -17,6 +17,7 @@ import { createAuthenticator } from './domain/accounts/authenticate.ts'
 import { createPersonLookup, createSessionCookies } from './domain/accounts/browser-session.ts'
 import { createSessionTokens } from './domain/accounts/session-token.ts'
 import { createKeyUse } from './domain/keys/note-use.ts'
+import { createBacklog } from './domain/limits/backlog.ts'
 import { createBudgets } from './domain/limits/budget.ts'
 import { createLimitBook } from './domain/limits/limits.ts'
 import { createRateLimiter } from './domain/limits/rate-limiter.ts'
@@ -24,6 +25,7 @@ import type { LocalRunner } from './domain/messages/post.ts'
 import { acceptInvitation } from './domain/organizations/accept-invitation.ts'
 import { mailInvitation } from './domain/organizations/mail-invitation.ts'
 import { createRetention } from './domain/retention.ts'
+import { noteEndsSeen } from './domain/runs/ends-seen.ts'
 import { createRunSweeper } from './domain/runs/sweep.ts'
 import { checkEncryptionKeys } from './domain/secrets/canary.ts'
 import { createModelChooser } from './domain/secrets/choose-model.ts'
@@ -50,6 +52,7 @@ import { AppError, errorLine } from './lib/errors.ts'
 import { newId } from './lib/ids.ts'
 import type { Logger } from './lib/logger.ts'
 import type { Redactions } from './lib/redactions.ts'
+import { sleep } from './lib/sleep.ts'
 import { migrationsFolder } from './migrations/folder.ts'
 import { schemaState } from './migrations/run.ts'
 import { createPublisher } from './queue/publisher.ts'
@@ -65,15 +68,13 @@ import { builtCacheDir, createProcessLauncher, findWorkerEntry } from './workers
 import { createWorkerPool } from './workers/pool.ts'
 import { CONTINUE_NOTE } from './workers/protocol.ts'
 import { createReplyWriter } from './workers/replies.ts'
-import { createRunner, type Runner } from './workers/runner.ts'
+import { createRunner } from './workers/runner.ts'
+import { watchModelCall } from './workers/watch-model-call.ts'
 
 /** Doorbells make passes prompt; this often the tables are read even so. */
 const LISTENING_POLL_MS = 5_000
 const SWEEP_MS = 1_000
-const RETENTION_MS = 15_000
 const USAGE_MS = 2_000
-/** How long requests that are under way may take when the server stops. */
-const HTTP_GRACE_MS = 5_000
 /** How often a replica that waits for its schema looks again. */
 const SCHEMA_CHECK_MS = 2_000
 
@@ -85,8 +86,13 @@ export interface Gateway {
    * or was stopped before it could be. Rejects when it lacks a key of the stored secrets.
    */
   work(): Promise<void>
-  /** Stops in order (I12). May be called twice, or before the rest. */
-  stop(): Promise<void>
+  /**
+   * Stops in order (I12), within `config.shutdown.totalMs` unless something hangs. May be called twice, or before the rest.
+   * `waitMs: 0` for who has no balancer in front of it.
+   */
+  stop(options?: { waitMs: number }): Promise<void>
+  /** Ends all waits of the stop: turns are handed over at once, and requests under way are cut. */
+  hurry(): void
 }
 
 /** Opens the database that the settings name. */
@@ -128,7 +134,7 @@ export function createGateway(
   const pollMs = () => (db.listening() ? LISTENING_POLL_MS : queue.pollMs)
 
   const tail = createTail({ sql, log }, { pollMs })
-  const presence = createPresence({ sql, log })
+  const presence = createPresence({ sql, log, noteEndsSeen: (seen) => noteEndsSeen(sql, seen) })
   const sse = createSseManager({ sql, tail, log, metrics }, { ...streams })
 
   const publisher = createPublisher({ sql, log, tracer, onPublished: signals.published }, { pollMs: queue.pollMs })
@@ -186,18 +192,12 @@ export function createGateway(
     { sql, log, signals, pool, replies, budgets, costOf, metrics, tracer, resolveModel: chooseModel },
     {
       ...{ replica, leaseMs: queue.leaseMs, pollMs: queue.pollMs, attemptsMax: queue.attemptsMax },
-      ...{ runMsMax: queue.runMsMax, organizationRunsMax: queue.orgRunsMax },
+      ...{ runMsMax: queue.runMsMax, textCharsMax: queue.turnCharsMax, organizationRunsMax: queue.orgRunsMax },
       limits: { stepsMax: workers.stepsMax, outputTokensMax: workers.outputTokensMax },
     },
   )
   const sweeper = createRunSweeper({ sql, log, signals }, { everyMs: SWEEP_MS, attemptsMax: queue.attemptsMax })
-  const retention = createRetention(
-    { sql, log },
-    {
-      ...{ everyMs: RETENTION_MS, logKeepMs: streams.keepMs, deadLettersKeepMs: queue.deadLettersKeepMs },
-      auditKeepDays: config.accounts.auditKeepDays,
-    },
-  )
+  const retention = createRetention({ sql, log }, config.retention)
   const webhooks = createWebhookDeliverer(
     { sql, log, metrics, tracer, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },
@@ -207,7 +207,7 @@ export function createGateway(
 
   const keyUse = createKeyUse({ sql, log })
 
-  const loops = [publisher, tail, presence, heartbeat, sweeper, retention, webhooks, keyUse, usage, ...runner.loops]
+  const loops = [publisher, tail, presence, heartbeat, sweeper, webhooks, keyUse, usage, ...runner.loops]
   const tokens = createSessionTokens(secrets.jwt)
   const localRunner: LocalRunner = {
     reserve: runner.reserve,
@@ -255,6 +255,7 @@ export function createGateway(
     ...{
       db,
       loops,
+      retention,
       phase: () => phase,
       schema: () => schema,
       wallFault: () => wallFault,
@@ -282,6 +283,7 @@ export function createGateway(
       version: VERSION,
     },
     ...{ authenticator, scope, envelope, redactions },
+    ...{ backlog: createBacklog({ sql }, { max: queue.orgDepthMax }), requestsMax: config.http.requestsMax },
     ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
     providers: modelProviders.filter(({ variables }) => variables !== null).map(({ id }) => id),
     singleOrganization: config.accounts.singleOrganization,
@@ -314,13 +316,17 @@ export function createGateway(
   const server = createHttpServer({ app, log }, config.http)
 
   const stopping = new AbortController()
+  const hurrying = new AbortController()
   let stopHearing = async () => {}
   let stopped: Promise<void> | undefined
 
   async function waitForSchema() {
     for (;;) {
       schema = await lookAtSchema()
-      if (schema?.behind.length === 0) return
+      if (schema?.behind.length === 0) {
+        if (schema.ahead) log.warn('the database schema is of a newer release, which one release back is made to stand')
+        return
+      }
       if (schema) log.error({ behind: schema.behind }, 'the database schema is behind this release: run "lobu migrate"')
       await new Promise((resolve) => setTimeout(resolve, SCHEMA_CHECK_MS))
       if (stopping.signal.aborted) return
@@ -344,21 +350,28 @@ export function createGateway(
     if (wallFault !== null) log.warn(wallFault)
     await heartbeat.register()
     await Promise.all([sse.start(), notifier.start(), pool.start()])
-    await Promise.all([...loops.map((loop) => loop.start()), runner.start()])
+    await Promise.all([...[...loops, ...retention].map((loop) => loop.start()), runner.start()])
     stopHearing = await hearSignals(db, { tail, runner, authenticator: access }, { replica })
     if (phase === 'starting') phase = 'ok'
   }
 
-  async function stopInOrder() {
+  async function stopInOrder({ waitMs }: { waitMs: number }) {
+    const { graceMs, requestsEndMs } = config.shutdown
+    const requestsEndAt = performance.now() + requestsEndMs
+    const { signal } = hurrying
+    // Nobody was sent to one that has not been ready.
+    const isKnown = phase === 'ok'
     phase = 'draining'
     stopping.abort()
-    await runner.drain(config.shutdown.graceMs)
+    server.sendElsewhere()
+    if (isKnown) await sleep(waitMs, signal)
+    await runner.drain(graceMs, signal)
     await sse.stop()
-    await server.stop({ graceMs: HTTP_GRACE_MS })
+    await server.stop({ graceMs: Math.max(0, requestsEndAt - performance.now()), signal })
     await Promise.all([pool.stop(), replies.stop()])
     await modelProxy.close()
     await mail?.close()
-    await Promise.all(loops.map((loop) => loop.stop()))
+    await Promise.all([...loops, ...retention].map((loop) => loop.stop()))
     await stopHearing()
     await notifier.stop()
     await heartbeat.leave().catch(() => {})
@@ -368,25 +381,10 @@ export function createGateway(
   return {
     listen: server.start,
     work,
-    stop() {
-      stopped ??= stopInOrder()
+    stop(options = config.shutdown) {
+      stopped ??= stopInOrder(options)
       return stopped
     },
-  }
-}
-
-function watchModelCall({ metrics, runner }: { metrics: Metrics; runner: Runner }, call: ModelCall) {
-  const startedAt = performance.now()
-  const traced = runner.traceModelCall(call.run, call.traceparent)
-  const { provider } = call.run
-  return (end: CallEnd) => {
-    const { status, aborted } = end
-    traced(end)
-    const outcome = aborted ? 'aborted' : `${Math.floor(status / 100)}xx`
-    metrics.observe(
-      'lobu_model_call_duration_seconds',
-      { provider, status: outcome },
-      (performance.now() - startedAt) / 1000,
-    )
+    hurry: () => hurrying.abort(),
   }
 }

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import { ConfigError, parseConfig } from './config.ts'
+import { ConfigError, inspectConfig, parseConfig } from './config.ts'
 
 const SECRET = 'kq9Zr3vYxW2mN8pL5tB7cD4fG6hJ1sA0'
 const PRODUCTION = {
@@ -21,9 +21,9 @@ describe('defaults', () => {
       db: { url: undefined, directUrl: undefined, poolMax: 10, skipMigrations: false },
       secrets: { jwt: undefined, betterAuth: undefined, encryption: undefined },
       queue: { leaseMs: 15_000, attemptsMax: 3, runMsMax: 1_800_000, pollMs: 1_000, depthMax: 100, orgRunsMax: 200 },
-      sse: { streamsMax: 20_000, pingMs: 15_000, keepMs: 600_000 },
+      sse: { streamsMax: 20_000, pingMs: 15_000 },
       models: { defaultModel: 'demo/demo' },
-      shutdown: { graceMs: 25_000 },
+      shutdown: { waitMs: 0, graceMs: 25_000, requestsEndMs: 35_000, totalMs: 40_000 },
       log: { level: 'info', pretty: false },
     })
   })
@@ -93,7 +93,7 @@ const NUMBERS: [
   ['STREAMS_PER_CONVERSATION_MAX', 1, 10_000, (c) => c.sse.streamsPerConversationMax],
   ['STREAM_PING_SECONDS', 1, 30, (c) => c.sse.pingMs, 1000],
   ['STREAM_BUFFER_BYTES_MAX', 524_288, 67_108_864, (c) => c.sse.bufferBytesMax],
-  ['LOG_KEEP_SECONDS', 1, 31_536_000, (c) => c.sse.keepMs, 1000],
+  ['LOG_KEEP_SECONDS', 1, 31_536_000, (c) => c.retention.logKeepMs, 1000],
   ['WORKERS_MAX', 1, 10_000, (c) => c.workers.max],
   ['WORKERS_BUSY_MAX', 1, 10_000, (c) => c.workers.busyMax],
   ['WORKERS_WARM', 0, 100, (c) => c.workers.warm],
@@ -103,6 +103,7 @@ const NUMBERS: [
   ['WORKER_MEMORY_MB', 64, 65_536, (c) => c.workers.memoryMb],
   ['WORKER_STEPS_MAX', 1, 1_000, (c) => c.workers.stepsMax],
   ['WORKER_OUTPUT_TOKENS_MAX', 16, 1_000_000, (c) => c.workers.outputTokensMax],
+  ['SHUTDOWN_WAIT_SECONDS', 0, 600, (c) => c.shutdown.waitMs, 1000],
   ['SHUTDOWN_GRACE_SECONDS', 0, 3_600, (c) => c.shutdown.graceMs, 1000],
 ]
 
@@ -259,6 +260,15 @@ describe('production', () => {
     expect(namesOf({ ...PRODUCTION, ENCRYPTION_KEY: `${SECRET},${SECRET}` })).toEqual(['ENCRYPTION_KEY'])
   })
 
+  test('a stop first waits until balancers have moved on, unless told otherwise', () => {
+    expect(parseConfig(PRODUCTION).shutdown).toEqual({
+      ...{ waitMs: 10_000, graceMs: 25_000, requestsEndMs: 45_000, totalMs: 50_000 },
+    })
+    expect(parseConfig({ ...PRODUCTION, SHUTDOWN_WAIT_SECONDS: '0', SHUTDOWN_GRACE_SECONDS: '0' }).shutdown).toEqual({
+      ...{ waitMs: 0, graceMs: 0, requestsEndMs: 10_000, totalMs: 15_000 },
+    })
+  })
+
   test('random secrets are never refused, whatever they were made with', () => {
     const words = ['example', 'correct', 'horse', 'battery', 'change', 'your', 'secret', 'replace', 'with', 'me']
     const pick = () => words[randomBytes(1)[0]! % words.length]!
@@ -276,6 +286,24 @@ describe('production', () => {
 
   test('development takes any secret', () => {
     expect(parseConfig({ JWT_SECRET: 'x' }).secrets.jwt).toBe('x')
+  })
+})
+
+describe('an inspection goes on where parsing stops', () => {
+  test('what can be read is there, what cannot has its default, and all faults are named', () => {
+    const { config, faults } = inspectConfig({ ...PRODUCTION, JWT_SECRET: '', PORT: 'eighty', RUN_ATTEMPTS_MAX: '5' })
+    expect(config).toMatchObject({ mode: 'production', http: { port: 8787 }, queue: { attemptsMax: 5 } })
+    expect(faults.map((fault) => fault.split(':')[0])).toEqual(['PORT', 'JWT_SECRET'])
+  })
+
+  test('weak secrets are told in any mode', () => {
+    const { faults, weakSecrets } = inspectConfig({ JWT_SECRET: 'changeme', ENCRYPTION_KEY: 'short' })
+    expect(faults).toEqual([])
+    expect(weakSecrets.map((fault) => fault.split(':')[0])).toEqual(['JWT_SECRET', 'ENCRYPTION_KEY'])
+  })
+
+  test('where parsing succeeds, both say the same', () => {
+    expect(inspectConfig(PRODUCTION)).toEqual({ config: parseConfig(PRODUCTION), faults: [], weakSecrets: [] })
   })
 })
 

@@ -10,6 +10,8 @@ const USAGE = `usage: lobu [command]
   serve       run the gateway (default)
   migrate     bring the database schema up to date and exit
   bootstrap   make the first organization where it is missing, and a new API key, printed on standard output
+  doctor [--json]           look for what is wrong with this installation, and say how to fix it
+  smoke <url>               take one turn with the demo model at that gateway, with a key that ends with it
   secrets rotate            seal all stored secrets with the current key, while gateways serve
   secrets discard <key id>  remove what a lost key has sealed
   version     print the version
@@ -28,8 +30,11 @@ async function main(): Promise<number> {
     )
     return 1
   }
-  const { parseConfig } = await import('./config.ts')
-  const { commands } = await import('./commands/index.ts')
+  const { inspectConfig, parseConfig } = await import('./config.ts')
+  const { commands, DATABASE_ONLY, diagnoses } = await import('./commands/index.ts')
+  const where = { isTerminal: process.stdout.isTTY === true }
+  const diagnosis = diagnoses[[command, ...rest].join(' ')]
+  if (diagnosis) return diagnosis(inspectConfig(process.env, where))
   const name = [`${command} ${rest[0]}`, command].find((one) => Object.hasOwn(commands, one))
   const run = name === undefined ? undefined : commands[name]
   const words = name === command ? rest : rest.slice(1)
@@ -37,7 +42,8 @@ async function main(): Promise<number> {
     process.stderr.write(USAGE)
     return 2
   }
-  return run(parseConfig(process.env, { isTerminal: process.stdout.isTTY === true }), ...words)
+  const needsSecrets = !DATABASE_ONLY.includes(name!)
+  return run(parseConfig(process.env, { ...where, needsSecrets }), ...words)
 }
 
 main().then(

@@ -46,6 +46,21 @@ test('a loop whose passes hang makes it not ready, and is named', async ({ world
   })
 })
 
+test('retention that fails is seen with its age and takes nobody out of service', async ({ world }) => {
+  const stage = await createStage(world)
+  const fail = () => Promise.reject(new Error('locked'))
+  await stage.addLoop('retention: audit', fail, stage.retention)
+  expect(await stage.look()).toMatchObject({ ready: true, subsystems: { retention: { state: 'ok' } } })
+  vi.advanceTimersByTime(60_000)
+  await stage.passOf('steady')
+  const report = await stage.look()
+  expect(report).toMatchObject({
+    ready: true,
+    subsystems: { retention: { state: 'degraded', detail: 'no recent pass of retention: audit' } },
+  })
+  expect((report.loopAgesMs as Record<string, number>)['retention: audit']).toBeGreaterThanOrEqual(60_000)
+})
+
 test('a loop whose passes throw makes it not ready until one succeeds', async ({ world }) => {
   const stage = await createStage(world)
   let failing = true
@@ -142,6 +157,7 @@ async function createStage(world: World, wrap: (db: Database) => Database = (db)
     schema: { applied: 3, known: 3, behind: [] },
   }
   const loops: ReadinessDeps['loops'] = []
+  const retention: ReadinessDeps['loops'] = []
   const readiness = createReadiness({
     db: wrap(db),
     phase: () => state.phase,
@@ -149,6 +165,7 @@ async function createStage(world: World, wrap: (db: Database) => Database = (db)
     wallFault: () => null,
     publicUrlFault: null,
     loops,
+    retention,
     workers: () => ({ workers: 2, busy: 1, warm: 1, max: 8, isolation: 'advisory' }),
     streams: () => 7,
     facts: { service: 'lobu' },
@@ -156,11 +173,12 @@ async function createStage(world: World, wrap: (db: Database) => Database = (db)
   const stage = {
     db,
     state,
+    retention,
     readiness,
-    async addLoop(name: string, pass: () => Promise<void>) {
+    async addLoop(name: string, pass: () => Promise<void>, to = loops) {
       const loop = createLoop({ log: world.log }, { name, everyMs: 5_000, pass })
       await loop.start()
-      loops.push(loop)
+      to.push(loop)
       if (name !== 'hanging') world.defer(loop.stop)
     },
     /** Waits for a good pass at the present (standing) time. */

@@ -14,6 +14,8 @@ export interface ReadinessDeps {
   /** What is wrong with the public URL; null when nothing is. */
   publicUrlFault: string | null
   loops: Loop[]
+  /** What removes old rows: work goes on without it, so it is seen here and takes nobody out of service. */
+  retention?: Loop[]
   workers(): { workers: number; busy: number; warm: number; max: number; isolation: string }
   streams(): number
   facts: Record<string, unknown>
@@ -36,17 +38,19 @@ export function createReadiness(deps: ReadinessDeps): () => Promise<Readiness> {
   async function look(): Promise<Readiness> {
     const phase = deps.phase()
     const [database, about] = await Promise.all([checkDatabase(deps.db), describe(deps.db)])
-    const loops = Object.fromEntries(deps.loops.map((loop) => [loop.name, Math.round(loop.ageMs())]))
+    const { retention = [] } = deps
+    const loops = Object.fromEntries([...deps.loops, ...retention].map((loop) => [loop.name, Math.round(loop.ageMs())]))
     const subsystems: Record<string, Subsystem> = {
       gateway: phase === 'ok' ? { state: 'ok' } : { state: phase },
       database,
       schema: checkSchema(deps.schema()),
       queue: checkLoops(deps.loops, phase),
+      retention: checkRetention(retention, phase),
       workers: { state: phase === 'starting' ? 'starting' : 'ok', detail: `isolation: ${deps.workers().isolation}` },
       streams: { state: 'ok', detail: `${deps.streams()} open` },
       'sign-in': { state: 'ok', detail: deps.publicUrlFault ?? 'cookies, links and callbacks by PUBLIC_WEB_URL' },
     }
-    const ready = Object.values(subsystems).every((part) => part.state === 'ok')
+    const ready = Object.values(subsystems).every(({ state }) => state === 'ok' || state === 'degraded')
     const schema = deps.schema()
     return {
       ready,
@@ -101,4 +105,10 @@ function checkLoops(loops: Loop[], phase: Phase): Subsystem {
   if (phase !== 'ok') return { state: phase }
   const stale = loops.filter((loop) => loop.ageMs() > loop.staleMs()).map((loop) => loop.name)
   return stale.length === 0 ? { state: 'ok' } : { state: 'down', detail: `no recent pass of ${stale.join(', ')}` }
+}
+
+/** Old rows that stay cost room and nothing else for a while: a person should look, and clients should notice nothing. */
+function checkRetention(loops: Loop[], phase: Phase): Subsystem {
+  const { state, detail } = checkLoops(loops, phase)
+  return state === 'down' ? { state: 'degraded', detail } : { state, ...(detail === undefined ? {} : { detail }) }
 }

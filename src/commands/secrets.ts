@@ -28,6 +28,14 @@ export function completeSecrets(config: Config): Secrets {
   return { jwt: jwt ?? kept.jwt, betterAuth: betterAuth ?? kept.betterAuth, encryption, encryptionOld }
 }
 
+/** The same without making anything: null when something is missing that the first start would make. */
+export function findSecrets(config: Config): Secrets | null {
+  const { jwt, betterAuth } = config.secrets
+  if (jwt !== undefined && betterAuth !== undefined) return completeSecrets(config)
+  const isKept = config.mode !== 'production' && existsSync(join(config.dataDir, 'secrets.json'))
+  return isKept ? completeSecrets(config) : null
+}
+
 /** All values of the environment and of development's own file that must not be written anywhere. */
 export function knownSecrets(config: Config, secrets: Secrets): string[] {
   const { jwt, betterAuth, encryption, encryptionOld } = secrets

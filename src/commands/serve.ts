@@ -6,13 +6,16 @@ import { createSetupLink } from '../domain/sign-in/setup.ts'
 import { errorLine } from '../lib/errors.ts'
 import { createLogger, type Logger } from '../lib/logger.ts'
 import { createRedactions } from '../lib/redactions.ts'
+import { sleep } from '../lib/sleep.ts'
 import { openTelemetry, type Telemetry } from '../telemetry/open.ts'
 import { VERSION } from '../version.ts'
 import { migrateDatabase } from './migrate.ts'
 import { completeSecrets, knownSecrets } from './secrets.ts'
 
-/** After a stop was asked for, nothing may keep the process longer than its grace and this. */
-const EXIT_MS = 10_000
+/** A signal so soon behind the first is the same one: `npm` passes on what the terminal has sent to both. */
+const ECHO_MS = 500
+/** Who asks twice waits for no more than this. */
+const HURRY_MS = 3_000
 
 /** A collector that does not answer by then gets nothing more. */
 const TELEMETRY_MS = 2_000
@@ -26,10 +29,10 @@ export async function serve(config: Config): Promise<number> {
   if (config.http.publicUrlFault !== null) log.error(config.http.publicUrlFault)
   warnAboutUnusedModels(config, log)
   // From the first moment on: without a handler the first process of a container does not even see the signal.
-  const asked = untilAskedToStop(config, log)
+  const stop = watchStopSignals(config, log)
   telemetry = await openTelemetry({ log, redactions }, { ...config.telemetry, version: VERSION })
-  const db = await Promise.race([openWithSchema(config, log), asked])
-  if (!db) {
+  const db = await Promise.race([openWithSchema(config, log), stop.asked])
+  if (typeof db === 'number') {
     // What was begun is given up half-way, as by kill -9, which both databases stand.
     log.info('stopped')
     return 0
@@ -43,13 +46,13 @@ export async function serve(config: Config): Promise<number> {
     const failed = db.failed.then((error) => {
       throw error
     })
-    await Promise.race([asked, failed, work.then(() => asked)])
+    await Promise.race([stop.asked, failed, work.then(() => stop.asked)])
   } catch (error) {
     log.fatal({ err: errorLine(error) }, error instanceof Error ? error.message : 'the gateway failed')
-    await stopWithin({ gateway, telemetry }, config)
+    await stopWithin({ gateway, telemetry }, { config, stop, waitMs: 0 })
     return 1
   }
-  await stopWithin({ gateway, telemetry }, config)
+  await stopWithin({ gateway, telemetry }, { config, stop, waitMs: await stop.asked })
   log.info('stopped')
   return 0
 }
@@ -61,23 +64,47 @@ async function openWithSchema(config: Config, log: Logger): Promise<Database> {
   return db
 }
 
-/** What is told of the end is told last: figures until the gateway has stopped, then what was not sent yet. */
-async function stopWithin({ gateway, telemetry }: { gateway: Gateway; telemetry: Telemetry }, config: Config) {
-  const late = new Promise<void>((resolve) => setTimeout(resolve, config.shutdown.graceMs + EXIT_MS).unref())
-  await Promise.race([gateway.stop(), late])
+/**
+ * Stops the gateway in order; what hangs is left behind when its time is over. What is told of the end is told last: figures
+ * until the gateway has stopped, then what was not sent yet.
+ */
+async function stopWithin(
+  { gateway, telemetry }: { gateway: Gateway; telemetry: Telemetry },
+  { config, stop, waitMs }: { config: Config; stop: StopSignals; waitMs: number },
+) {
+  const hurried = stop.askedAgain.then(() => {
+    gateway.hurry()
+    return sleep(HURRY_MS)
+  })
+  await Promise.race([gateway.stop({ waitMs }), sleep(config.shutdown.totalMs), hurried])
   await telemetry.close(TELEMETRY_MS)
 }
 
-/** Resolves at the first SIGTERM or SIGINT; a second one changes nothing, since stopping is under way. */
-function untilAskedToStop({ shutdown: { graceMs } }: Config, log: Logger): Promise<void> {
-  return new Promise((resolve) => {
-    const onSignal = (signal: NodeJS.Signals) => {
-      log.info({ signal, graceMs }, 'stopping')
-      resolve()
+interface StopSignals {
+  /** Resolves at the first SIGTERM or SIGINT, with how long balancers are waited for: Ctrl-C means that there are none. */
+  asked: Promise<number>
+  /** Resolves when somebody has lost patience. */
+  askedAgain: Promise<void>
+}
+
+function watchStopSignals({ shutdown }: Config, log: Logger): StopSignals {
+  const asked = Promise.withResolvers<number>()
+  const again = Promise.withResolvers<void>()
+  let askedAt: number | undefined
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (askedAt === undefined) {
+      askedAt = performance.now()
+      const waitMs = signal === 'SIGINT' ? 0 : shutdown.waitMs
+      log.info({ signal, ...shutdown, waitMs }, 'stopping')
+      asked.resolve(waitMs)
+    } else if (performance.now() - askedAt > ECHO_MS) {
+      log.info({ signal }, 'stopping at once')
+      again.resolve()
     }
-    process.on('SIGTERM', onSignal)
-    process.on('SIGINT', onSignal)
-  })
+  }
+  process.on('SIGTERM', onSignal)
+  process.on('SIGINT', onSignal)
+  return { asked: asked.promise, askedAgain: again.promise }
 }
 
 /** Says where the gateway is; at the first start in development also how to talk to it, once. */

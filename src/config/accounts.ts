@@ -1,4 +1,4 @@
-import type { Env } from '../config.ts'
+import type { Env } from './environment.ts'
 
 /** How people sign in, from the settings that belong together. */
 export function accountSettings(e: Env) {

@@ -1,4 +1,4 @@
-import type { Env } from '../config.ts'
+import type { Env } from './environment.ts'
 
 export const OTLP_PROTOCOLS = ['http/protobuf', 'http/json', 'grpc'] as const
 /** https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ */

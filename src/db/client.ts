@@ -21,7 +21,7 @@ import { parseDatabaseUrl } from './url.ts'
 
 export type { Sql, Tx } from './driver-query.ts'
 
-/** drizzle over the same pool; for what is not hot, since its builder costs a second round trip. */
+/** drizzle over the same pool; for what is not hot, since its builder costs time and its statements are parsed each time. */
 export type Orm = PostgresJsDatabase
 
 /** The embedded engine does one thing at a time; more connections would only wait inside it. */

@@ -21,7 +21,7 @@ interface Life {
 export function beginGuarded(
   pool: Sql,
   flights: Flights,
-  { mode, work }: { mode: string; work: Work },
+  { mode, settings, work }: { mode: string; settings: Record<string, string>; work: Work },
 ): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const life: Life = {
@@ -34,11 +34,21 @@ export function beginGuarded(
     const failed = (error: unknown) => (isSocketError(error) ? life.kill(error) : reject(error))
     flights
       .around(
-        (between) => pool.begin(mode, between),
+        (between) => pool.begin(beginning(mode, settings), between),
         (tx) => runWork({ flights, life }, tx, work),
       )
       .then(resolve, failed)
   })
+}
+
+/**
+ * What stands behind BEGIN, the settings too: in a statement of their own they would not bound a process that freezes before
+ * it. Of a string the driver keeps letters alone, by its `replace`; this one is ours and needs none of that.
+ */
+function beginning(mode: string, settings: Record<string, string>): string {
+  const names = Object.entries(settings).map(([name, value]) => `; set local ${name} = '${value}'`)
+  const text = mode.replace(/[^a-z ]/gi, '') + names.join('')
+  return { replace: () => text } as unknown as string
 }
 
 /** Never returns on a dead connection, because on return the driver would send something to it. */

@@ -10,7 +10,7 @@ export interface Guarded extends Pick<Flights, 'oldestMs' | 'failUnsent'> {
 
 export interface GuardOptions {
   onError?(error: unknown): void
-  /** Set at the beginning of each transaction, for its duration: for what could not be asked for at connect. */
+  /** Set by the beginning of each transaction, for its duration: for what could not be asked for at connect. */
   transactionSettings?: Record<string, string>
 }
 
@@ -56,7 +56,7 @@ export function guardSql(
       reject(translateError(error))
     }
     const go = () => {
-      beginGuarded(current(), flights, { mode, work: afterSettings(transactionSettings, work) }).then((value) => {
+      beginGuarded(current(), flights, { mode, settings: transactionSettings, work }).then((value) => {
         gate.leave()
         resolve(value)
       }, landed)
@@ -69,16 +69,5 @@ export function guardSql(
     sql: Object.assign(guardTag(current, admit), { begin, ...REFUSED }) as unknown as Sql,
     oldestMs: flights.oldestMs,
     failUnsent: flights.failUnsent,
-  }
-}
-
-/** The same work, behind one more statement when there is something to set. */
-function afterSettings(settings: Record<string, string>, work: Work): Work {
-  const [names, values] = [Object.keys(settings), Object.values(settings)]
-  if (names.length === 0) return work
-  return async (tx) => {
-    await tx`select set_config(name, value, true) from unnest(${names}::text[], ${values}::text[]) as x (name, value)`
-    const made = work(tx)
-    return Array.isArray(made) ? Promise.all(made) : made
   }
 }

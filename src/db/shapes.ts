@@ -17,5 +17,8 @@ export interface RunUsage {
   cachedInputTokens: number
 }
 
+/** How a step of a turn left it: to go on, to end well, or to fail for this reason. */
+export type StepFinish = 'continues' | 'answered' | 'filtered' | 'tokensSpent'
+
 /** The states of a run; `src/queue/runs.ts` draws how one follows another. */
 export type RunState = 'queued' | 'ready' | 'delayed' | 'running' | 'absorbed' | 'completed' | 'failed' | 'cancelled'

@@ -58,9 +58,27 @@ const ARRAYS: [number, number, (text: string) => unknown, (value: unknown) => st
   ],
 ]
 
+/**
+ * Values whose type nobody has named; the server knows it, the driver does not (see `driver-query.ts`). An array is taken as
+ * one of Postgres, so a JSON array needs `sql.json` or its text.
+ */
+const UNKNOWN: Codec = {
+  to: 0,
+  from: [],
+  serialize: (value: unknown) => (Array.isArray(value) ? formatArray(value, formatUnknown) : formatUnknown(value)),
+  parse: (text) => text,
+}
+
+function formatUnknown(value: unknown): string {
+  if (value instanceof Date) return value.toISOString()
+  if (value instanceof Uint8Array) return `\\x${Buffer.from(value).toString('hex')}`
+  return typeof value === 'object' ? JSON.stringify(value) : String(value)
+}
+
 /** All of it, as the driver's `types` option. */
 export const TYPES: Record<string, Codec> = {
   ...SCALARS,
+  unknown: UNKNOWN,
   ...Object.fromEntries(
     ARRAYS.map(([oid, , parse, format]) => [
       `array${oid}`,

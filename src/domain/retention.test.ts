@@ -10,6 +10,11 @@ import { cancelRuns } from './runs/cancel.ts'
 requirePostgres('rows are locked while others are removed')
 
 const ALL = { keepMs: 0, turnsMax: 100 }
+const DAY_MS = 86_400_000
+const KEEP = {
+  ...{ deadLettersKeepMs: 30 * DAY_MS, webhooksKeepMs: DAY_MS, conversationsKeepMs: null, auditKeepDays: 365 },
+  ...{ usageKeepDays: 1096, signInKeepMs: DAY_MS, invitationsKeepMs: 30 * DAY_MS, keysKeepMs: 90 * DAY_MS },
+}
 
 async function answer(scene: Scene, conversation: string, text = 'words') {
   const run = await scene.start(conversation)
@@ -115,10 +120,9 @@ describe('events', () => {
 
 describe('the service', () => {
   const start = (world: World, scene: Scene) =>
-    world.run(
-      createRetention(
-        { sql: scene.sql, log: world.log },
-        { everyMs: 60_000, logKeepMs: 60_000, deadLettersKeepMs: 30 * 86_400_000, auditKeepDays: 365 },
+    Promise.all(
+      createRetention({ sql: scene.sql, log: world.log }, { ...KEEP, everyMs: 60_000, logKeepMs: 60_000 }).map(
+        world.run,
       ),
     )
 

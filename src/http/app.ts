@@ -3,11 +3,13 @@ import type { Sql } from '../db/client.ts'
 import type { AccessTokens } from '../domain/accounts/access-token.ts'
 import type { Authenticator } from '../domain/accounts/authenticate.ts'
 import type { SessionTokens } from '../domain/accounts/session-token.ts'
+import type { Backlog } from '../domain/limits/backlog.ts'
 import type { Budgets } from '../domain/limits/budget.ts'
 import type { DefaultLimits } from '../domain/limits/limits.ts'
 import type { RateLimiter } from '../domain/limits/rate-limiter.ts'
 import type { LocalRunner, PostOptions } from '../domain/messages/post.ts'
 import type { CreateInvitationDeps } from '../domain/organizations/create-invitation.ts'
+import type { ResolveModel } from '../domain/secrets/choose-model.ts'
 import type { OAuthServer } from '../domain/sign-in/oauth-server.ts'
 import type { SignedInPerson } from '../domain/sign-in/reader.ts'
 import type { Signals } from '../domain/signals.ts'
@@ -23,6 +25,7 @@ import type { Tracer } from '../telemetry/tracer.ts'
 import type { Env } from './env.ts'
 import { authenticate, organizationIn } from './middleware/authenticate.ts'
 import { crossOrigin } from './middleware/cross-origin.ts'
+import { limitLoad } from './middleware/limit-load.ts'
 import { limitRate } from './middleware/limit-rate.ts'
 import { resourceMetadataUrl } from './oauth/metadata.ts'
 import { createOpenApiDocument } from './openapi.ts'
@@ -68,6 +71,7 @@ export interface GatewayAppDeps {
   authenticator: Authenticator
   rates: RateLimiter
   budgets: Budgets
+  backlog: Backlog
   defaultLimits: DefaultLimits
   singleOrganization: boolean
   auditKeepDays: number
@@ -87,13 +91,10 @@ export interface GatewayAppDeps {
   version: string
   /** True until the parts behind the routes work. */
   isStarting(): boolean
+  /** Requests worked on at once. */
+  requestsMax: number
   readiness(): Promise<Readiness>
-  /** @throws AppError when this agent cannot use the model. */
-  resolveModel(
-    name: string | null,
-    owner: { organizationId: string; agentId: string },
-    provider?: string,
-  ): Promise<{ provider: string; modelId: string }>
+  resolveModel: ResolveModel
   /** Seals and opens stored secrets. */
   envelope: Envelope
   redactions: Redactions
@@ -122,6 +123,7 @@ export function createGatewayApp(deps: GatewayAppDeps): Router {
   app.route('/', pageRoutes())
   app.route('/', docsRoutes({ document: () => createOpenApiDocument(app, deps) }))
 
+  app.use(limitLoad(deps))
   const whileStarting = refuseWhileStarting(deps.isStarting)
   for (const path of STARTING_PATHS) app.use(path, whileStarting)
   app.use(async (c, next) => {

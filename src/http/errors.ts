@@ -20,6 +20,10 @@ const ERRORS = {
   not_found: { status: 404, meaning: 'No such thing in this organization' },
   method_not_allowed: { status: 405, meaning: 'The path exists, the method does not' },
   conflict: { status: 409, meaning: 'Contradicts what is stored' },
+  limit_reached: {
+    status: 409,
+    meaning: 'There are as many as there may be: waiting does not help, removing some does',
+  },
   conversation_busy: { status: 409, meaning: 'A run is active and the caller asked not to wait' },
   precondition_failed: { status: 412, meaning: 'Changed by someone else since it was read' },
   payload_too_large: { status: 413, meaning: 'The body or a file is over its limit' },

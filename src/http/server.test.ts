@@ -63,6 +63,58 @@ test('an active request is finished and its connection closed; new connections a
   await stopped
 })
 
+// 65: who is on its way out and still serves moves clients elsewhere without cutting anybody
+test('a server that sends its clients elsewhere still takes connections, and each answer ends its own', async () => {
+  const { url, server } = await serve(slowRoute().mount)
+  const agent = keepAliveAgent()
+  const freed = new Promise<Socket>((resolve) => agent.once('free', resolve))
+  await request(`${url}/quick`, agent)
+  const idle = await freed
+  server.sendElsewhere()
+  expect(idle.destroyed).toBe(false)
+  for (const client of [agent, keepAliveAgent()]) {
+    const response = await request(`${url}/quick`, client)
+    expect([response.statusCode, response.headers.connection]).toEqual([200, 'close'])
+  }
+})
+
+test('a connection that has never asked for anything does not hold up the end', async () => {
+  const { port, server } = await serve(slowRoute().mount)
+  const silent = connect(port, '127.0.0.1')
+  const gone = new Promise((resolve) => silent.on('error', () => {}).once('close', resolve))
+  await new Promise((resolve) => silent.once('connect', resolve))
+  await server.stop({ graceMs: 600_000 })
+  await gone
+})
+
+test('a request that came on an open connection while the last others were answered is answered too', async () => {
+  const slow = slowRoute()
+  const { url, port, server } = await serve(slow.mount)
+  const socket = connect(port, '127.0.0.1')
+  const pending = request(`${url}/slow`, keepAliveAgent())
+  await slow.reached()
+  const stopped = server.stop({ graceMs: 600_000 })
+  let answer = ''
+  const ended = new Promise((resolve) => socket.on('data', (part) => (answer += part)).once('close', resolve))
+  slow.release()
+  await pending
+  socket.write('GET /quick HTTP/1.1\r\nhost: x\r\n\r\n')
+  await Promise.all([stopped, ended])
+  expect(answer).toMatch(/^HTTP\/1.1 200 .*done$/s)
+})
+
+test('who loses patience cuts what is under way', async () => {
+  const slow = slowRoute()
+  const { url, server } = await serve(slow.mount)
+  const pending = request(`${url}/slow`, keepAliveAgent()).catch((error: NodeJS.ErrnoException) => error.code)
+  await slow.reached()
+  const impatience = new AbortController()
+  const stopped = server.stop({ graceMs: 600_000, signal: impatience.signal })
+  impatience.abort()
+  await stopped
+  expect(await pending).toBe('ECONNRESET')
+})
+
 test('idle keep-alive connections are closed at once', async () => {
   const { url, server } = await serve(slowRoute().mount)
   const agent = keepAliveAgent()

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { sleep } from '../lib/sleep.ts'
 import { answerBeforeBody, continueOnFirstRead } from './early-end.ts'
 import type { Router } from './router.ts'
 
@@ -13,8 +14,14 @@ const KEEP_ALIVE_MS = 75_000
 const HEADERS_MS_MAX = 30_000
 /** Room for large cookies and tokens; Node's default of 16 KiB is easily met behind identity proxies. */
 const HEADER_BYTES_MAX = 32_768
+/** So long after its last answer a server that stops takes what comes on connections that were open before. */
+const QUIET_MS = 50
 /** Connections that the kernel completes before we accept them: a burst of reconnecting streams must fit. */
 const BACKLOG = 4_096
+/** Connections above the limit that are still told why they are refused. */
+const ANSWERED_ABOVE_MAX = 1_000
+/** Who looks after replicas must be able to ask a full one. */
+const HEALTH = /^\/(health|metrics)\b/
 
 export interface HttpServer {
   readonly name: string
@@ -22,8 +29,13 @@ export interface HttpServer {
   start(): Promise<number>
   /** Takes no new connections, closes idle ones, and ends each active one after its response. */
   stopAccepting(): void
-  /** `stopAccepting`, then waits up to `graceMs` for active requests and cuts what is left. May be called twice or first. */
-  stop(options?: { graceMs: number }): Promise<void>
+  /** Goes on as before, but asks every client, with its next answer, to make its next connection elsewhere. */
+  sendElsewhere(): void
+  /**
+   * `stopAccepting`, then waits up to `graceMs`, or until `signal`, for active requests and cuts what is left. May be
+   * called twice or first.
+   */
+  stop(options?: { graceMs: number; signal?: AbortSignal }): Promise<void>
 }
 
 /**
@@ -32,9 +44,14 @@ export interface HttpServer {
  */
 export function createHttpServer(
   { app, log }: { app: Router; log: Logger },
-  { port, host }: { port: number; host: string },
+  options: { port: number; host: string; connectionsMax?: number },
 ): HttpServer {
+  const { port, host, connectionsMax = Number.POSITIVE_INFINITY } = options
   const active = new Set<ServerResponse>()
+  let arrived = 0
+  let isLeaving = false
+  let connections = 0
+  const tooMany = new WeakSet<Duplex>()
   let closed: Promise<void> | undefined
   let stopped: Promise<void> | undefined
 
@@ -50,6 +67,12 @@ export function createHttpServer(
     requireHostHeader: false,
   })
   server.headersTimeout = HEADERS_MS_MAX
+  // Who comes beyond the answerable ones is not answered at all: that too would take memory.
+  server.maxConnections = connectionsMax + ANSWERED_ABOVE_MAX
+  server.on('connection', (socket) => {
+    if (++connections > connectionsMax) tooMany.add(socket)
+    socket.once('close', () => connections--)
+  })
   server.on('request', (incoming, outgoing) => handle(incoming, outgoing, () => true))
   server.on('checkContinue', (incoming, outgoing) => {
     handle(incoming, outgoing, continueOnFirstRead(incoming, outgoing))
@@ -68,8 +91,10 @@ export function createHttpServer(
 
   function handle(incoming: IncomingMessage, outgoing: ServerResponse, isBodyWanted: () => boolean) {
     active.add(outgoing)
+    arrived++
     outgoing.on('close', forget)
-    if (closed) outgoing.shouldKeepAlive = false
+    if (tooMany.has(incoming.socket) && !HEALTH.test(incoming.url ?? '')) return refuseConnection(outgoing)
+    if (isLeaving) outgoing.shouldKeepAlive = false
     if (announcesBody(incoming)) answerBeforeBody({ incoming, outgoing }, isBodyWanted)
     void listener(incoming, outgoing)
   }
@@ -80,25 +105,46 @@ export function createHttpServer(
     if (closed) setImmediate(() => server.closeIdleConnections())
   }
 
+  function sendElsewhere() {
+    isLeaving = true
+    for (const outgoing of active) if (!outgoing.headersSent) outgoing.shouldKeepAlive = false
+  }
+
   function stopAccepting(): Promise<void> {
+    sendElsewhere()
     // The callback comes when the last connection is gone, or at once when the server never listened.
     closed ??= new Promise((resolve) => server.close(() => resolve()))
-    for (const outgoing of active) if (!outgoing.headersSent) outgoing.shouldKeepAlive = false
     return closed
   }
 
-  async function stop(graceMs: number) {
-    const timer = setTimeout(() => server.closeAllConnections(), graceMs)
-    await stopAccepting()
-    clearTimeout(timer)
+  async function stop(graceMs: number, signal?: AbortSignal) {
+    const gone = stopAccepting()
+    const over = new AbortController()
+    // Connections that ask for nothing are not waited for; Node takes a fresh one for active.
+    await Promise.race([gone, sleep(graceMs, signal), untilQuiet(over.signal)])
+    over.abort()
+    server.closeAllConnections()
+    await gone
+  }
+
+  /** Resolves when all requests are answered, those included that were in a socket when the server stopped accepting. */
+  async function untilQuiet(over: AbortSignal) {
+    for (let seen = -1; !over.aborted && seen !== arrived; ) {
+      seen = arrived
+      await Promise.all([...active].map((outgoing) => new Promise((resolve) => outgoing.once('close', resolve))))
+      await sleep(QUIET_MS)
+      // In a loop that was late, sockets come behind the timers.
+      await new Promise((resolve) => setImmediate(resolve))
+    }
   }
 
   return {
     name: 'http',
     start: () => listen(server, { port, host, log }),
+    sendElsewhere,
     stopAccepting: () => void stopAccepting(),
-    stop({ graceMs } = { graceMs: 5_000 }) {
-      stopped ??= stop(graceMs)
+    stop({ graceMs, signal } = { graceMs: 5_000 }) {
+      stopped ??= stop(graceMs, signal)
       return stopped
     },
   }
@@ -125,6 +171,13 @@ function listenError(error: NodeJS.ErrnoException, { port, host }: { port: numbe
   }
   const sentence = sentences[error.code ?? '']
   return sentence ? new Error(sentence, { cause: error }) : error
+}
+
+/** Of a replica that has as many connections as it may: the connection ends with the answer. */
+function refuseConnection(outgoing: ServerResponse) {
+  const error = 'This replica has as many connections as it may; try again'
+  outgoing.writeHead(503, { 'content-type': 'application/json', 'retry-after': '1', connection: 'close' })
+  outgoing.end(JSON.stringify({ error, code: 'saturated' }))
 }
 
 function announcesBody({ headers }: IncomingMessage): boolean {

@@ -8,6 +8,7 @@ export type ErrorCode =
   | 'not_found'
   | 'method_not_allowed'
   | 'conflict'
+  | 'limit_reached'
   | 'conversation_busy'
   | 'idempotency_mismatch'
   | 'precondition_failed'

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { storable } from './text.ts'
+import { cutText, storable } from './text.ts'
 
 const LONE_HIGH = '\uD83D'
 const LONE_LOW = '\uDE00'
@@ -25,4 +25,15 @@ test('a key called __proto__ stays a plain key', () => {
 
 test('other values pass through', () => {
   for (const value of [0, 1.5, true, null, undefined]) expect(storable(value)).toBe(value)
+})
+
+test('a text is cut into pieces that are it together, and no character is cut in two', () => {
+  const text = 'ab😀cd😀'
+  for (let size = 1; size <= 9; size++) {
+    const pieces = [...cutText(text, size)]
+    expect(pieces.join('')).toBe(text)
+    for (const piece of pieces) expect(piece.length).toBeLessThanOrEqual(size)
+    if (size > 1) expect(pieces.every((piece) => piece.isWellFormed())).toBe(true)
+  }
+  expect([...cutText('', 5)]).toEqual([])
 })

@@ -22,3 +22,15 @@ export function parseObject(text: string): Record<string, unknown> | undefined {
     return undefined
   }
 }
+
+/** Cuts a text into pieces of at most `charsMax`, none of which begins or ends within a character of two halves. */
+export function* cutText(text: string, charsMax: number): Generator<string> {
+  for (let start = 0; start < text.length; ) {
+    let end = Math.min(text.length, start + charsMax)
+    if (end < text.length && isHighSurrogate(text.charCodeAt(end - 1)) && end - start > 1) end--
+    yield text.slice(start, end)
+    start = end
+  }
+}
+
+const isHighSurrogate = (code: number) => code >= 0xd800 && code <= 0xdbff

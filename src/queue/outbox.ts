@@ -143,17 +143,43 @@ export async function buryCall(
   claim: Claim,
   { error, attempts }: { error: string; attempts: number },
 ): Promise<boolean> {
-  // The dead letter has an id of its own: the call's may be that of a run, which can have a dead letter, too.
   const buried = await sql`
     with gone as (
       delete from outbox where ${stillClaimed(sql, claim)}
       returning organization_id, id, kind, target, payload, created_at
     )
+    ${toDeadLetters(sql, { error, attempts: sql`${attempts}` })} returning 1`
+  return buried.length > 0
+}
+
+/**
+ * Buries calls that have been owed for more than `keepMs`, at most `rowsMax`, those owed longest first: of a lane that is
+ * never served, or of a process that never comes to an end with them. Returns how many. A call that somebody is making, or
+ * that waits for its next try, is left until it is ready. Served by `outbox_created_idx`.
+ */
+export async function buryOldCalls(
+  sql: Sql,
+  { keepMs, rowsMax }: { keepMs: number; rowsMax: number },
+): Promise<number> {
+  const buried = await sql`
+    with gone as (
+      delete from outbox where (organization_id, id) in (
+        select organization_id, id from outbox
+        where ready and created_at < now() - ${keepMs} * interval '1 millisecond'
+        order by created_at limit ${rowsMax} for update skip locked)
+      returning organization_id, id, kind, target, payload, created_at, attempt
+    )
+    ${toDeadLetters(sql, { error: 'was owed for too long', attempts: sql`attempt` })} returning 1`
+  return buried.length
+}
+
+/** What is `gone` becomes dead letters, with ids of their own: a call's may be that of a run, which can have one, too. */
+function toDeadLetters(sql: Sql, { error, attempts }: { error: string; attempts: ReturnType<Sql> }) {
+  return sql`
     insert into dead_letters (organization_id, id, queue, payload, error, attempts)
     select organization_id, gen_random_uuid(), kind,
       jsonb_build_object('id', id, 'target', target, 'payload', payload, 'owedSince', created_at), ${error}, ${attempts}
-    from gone returning 1`
-  return buried.length > 0
+    from gone`
 }
 
 function stillClaimed(sql: Sql, { organizationId, id, attempt }: Claim) {

@@ -3,7 +3,8 @@ import { backoffMs } from '../lib/backoff.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import type { Tracer } from '../telemetry/tracer.ts'
-import { type PublishedEvents, type PublishPass, publishReplies } from './thread-response.ts'
+import { type PublishedEvents, publishReplies } from './thread-response.ts'
+import { raiseWatermark, START } from './watermark.ts'
 
 /** Rows taken in one statement: enough to amortise the commit, few enough to keep its locks short. */
 const ROWS_MAX = 500
@@ -44,7 +45,7 @@ export function createPublisher(
         }
         const startedAt = Date.now()
         const pass = await publishReplies(sql, { rowsMax: ROWS_MAX, afterId: watermark.afterId })
-        watermark = raise(watermark, pass)
+        watermark = raiseWatermark(watermark, pass)
         if (pass.left === 0) blocked = 0
         else blocked = pass.published.length > 0 ? 1 : blocked + 1
         if (pass.published.length > 0) onPublished(pass.published)
@@ -68,29 +69,5 @@ function recordPublished(tracer: Tracer, published: PublishedEvents[], startedAt
       'lobu.events': lastSeq - firstSeq + 1,
     }
     tracer.start('publish', { parent: traceparent, kind: 'consumer', attributes, startedAt }).end()
-  }
-}
-
-interface Watermark {
-  /** No row up to here is left, and none will come. */
-  afterId: number
-  /** Ids up to this one were given to transactions below `givenBeforeXid`: they may commit late. */
-  givenId: number
-  givenBeforeXid: number
-}
-
-const START: Watermark = { afterId: 0, givenId: 0, givenBeforeXid: 0 }
-
-/**
- * Ids are given before their rows commit, so a lower one can appear after a higher one was seen; what skips it would
- * publish the replies behind it first. So the mark rises to an id only once every transaction is over that can have
- * been given one below it. (An id is given after its transaction has begun to write: `insertReplies` locks runs first.)
- */
-function raise(from: Watermark, pass: PublishPass): Watermark {
-  if (pass.oldestXid < from.givenBeforeXid) return from
-  return {
-    afterId: pass.seen > 0 ? Math.min(from.givenId, pass.lowestId - 1) : from.givenId,
-    givenId: pass.seen > 0 ? pass.highestId : from.givenId,
-    givenBeforeXid: pass.nextXid,
   }
 }

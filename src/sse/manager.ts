@@ -6,6 +6,7 @@ import type { Service } from '../lib/service.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { type LogRow, readLogs } from './event-log.ts'
 import { encodeChunk, formatEvent, formatNotice, type LoggedEvent, parseEventLines } from './frames.ts'
+import { createReceipts } from './receipts.ts'
 import { comeBack, openStream, type Stream } from './stream.ts'
 import { type Channel, channelKey, type Tail } from './tail.ts'
 
@@ -29,6 +30,8 @@ export interface SseManager extends Service {
       head: number
       preamble: string
       onClose?: (() => void) | undefined
+      /** Called with the number of an end of a turn that has reached the client, as far as can be known. */
+      onEndSeen?: ((seq: number) => void) | undefined
       /** Whether the client may still read; never rejects. Asked while the stream is open, see `recheck`. */
       mayStay?: (() => Promise<boolean>) | undefined
     },
@@ -81,6 +84,8 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   const groups = Array.from({ length: PING_GROUPS }, () => new Set<Stream>())
   /** Of streams that must ask, and when they last did. The first time is soon: much may change before a stream is open. */
   const guards = new WeakMap<Stream, { mayStay(): Promise<boolean>; askedAt: number }>()
+  const receipts = createReceipts()
+  const seenBy = new WeakMap<Stream, (seq: number) => void>()
   let changedAt = Number.NEGATIVE_INFINITY
   let opened = 0
   let count = 0
@@ -129,23 +134,34 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   function broadcast(channel: Followed, events: LoggedEvent[]) {
     const before = events[0]!.seq - 1
     let shared: Buffer | undefined
+    const endSeq = lastEnd(events)
     for (const stream of channel.streams) {
       if (!stream.live) continue
       if (stream.position === before) {
         shared ??= encodeEvents(events)
-        deliver(channel, stream, { events, chunk: shared })
+        deliver(channel, stream, { events, chunk: shared, endSeq })
       } else {
         // A stream that read up past the channel's head has the first of these events already.
         const fresh = events.filter((event) => event.seq > stream.position)
-        if (fresh.length > 0) deliver(channel, stream, { events: fresh, chunk: encodeEvents(fresh) })
+        if (fresh.length > 0) deliver(channel, stream, { events: fresh, chunk: encodeEvents(fresh), endSeq })
       }
     }
     if (shared && metrics.enabled) measureDelivery(metrics, events.at(-1)!)
   }
 
-  function deliver(channel: Followed, stream: Stream, { events, chunk }: { events: LoggedEvent[]; chunk: Buffer }) {
+  /** Called when the network has taken an end; undefined where there is none, which costs nothing. */
+  function onTaken(stream: Stream, endSeq: number | undefined) {
+    const confirm = endSeq === undefined ? undefined : seenBy.get(stream)
+    return confirm && (() => receipts.taken(stream, endSeq!, confirm))
+  }
+
+  function deliver(
+    channel: Followed,
+    stream: Stream,
+    { events, chunk, endSeq }: { events: LoggedEvent[]; chunk: Buffer; endSeq: number | undefined },
+  ) {
     if (stream.hasRoom(chunk.length)) {
-      const keepsUp = stream.write(chunk)
+      const keepsUp = stream.write(chunk, onTaken(stream, endSeq))
       stream.position = events.at(-1)!.seq
       if (keepsUp || stream.closed) return
     }
@@ -179,7 +195,7 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     const events = parseEventLines(row.events, row.firstSeq).filter((event) => event.seq > stream.position)
     for (const piece of pieces(events)) {
       if (stream.closed) return
-      const keepsUp = stream.write(encodeEvents(piece))
+      const keepsUp = stream.write(encodeEvents(piece), onTaken(stream, lastEnd(piece)))
       stream.position = piece.at(-1)!.seq
       if (!keepsUp) await stream.drained()
     }
@@ -223,16 +239,18 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     name: 'sse',
     count: () => count,
     admit,
-    attach(outgoing, { organizationId, conversationId, after, head, preamble, onClose, mayStay }) {
+    attach(outgoing, { organizationId, conversationId, after, head, preamble, onClose, onEndSeen, mayStay }) {
       admit()
       const channel = follow(organizationId, conversationId, head)
       const { bufferBytesMax: bytesMax, stalledMs } = options
-      const close = () => {
+      const close = (isBroken: boolean) => {
         leave(channel, stream)
+        receipts.closed(stream, isBroken)
         onClose?.()
       }
       const stream = openStream(outgoing, { bytesMax, stalledMs, onClose: close })
       stream.position = after
+      if (onEndSeen) seenBy.set(stream, onEndSeen)
       if (mayStay) guards.set(stream, { mayStay, askedAt: Number.NEGATIVE_INFINITY })
       channel.streams.add(stream)
       groups[opened++ % PING_GROUPS]!.add(stream)
@@ -285,6 +303,11 @@ function* pieces(events: LoggedEvent[]): Generator<LoggedEvent[]> {
     chars = 0
   }
   if (piece.length > 0) yield piece
+}
+
+/** Number of the last end of a turn among these events. */
+function lastEnd(events: LoggedEvent[]): number | undefined {
+  return events.findLast((event) => event.name === 'complete')?.seq
 }
 
 function encodeEvents(events: LoggedEvent[]): Buffer {

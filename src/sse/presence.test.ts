@@ -10,7 +10,7 @@ import { createPresence, hasOpenStream, notePresence, type StreamKey } from './p
 
 test('a conversation is watched from the first stream to the end of the last', async ({ world }) => {
   const { sql, key, replica } = await createStage(world)
-  const presence = await world.run(createPresence({ sql, log: world.log }))
+  const presence = await world.run(createPresence({ sql, log: world.log, noteEndsSeen: async () => {} }))
   expect(await hasOpenStream(sql, key)).toBe(false)
   const [one, two] = [await open(sql, key, replica.id), await open(sql, key, replica.id)]
   expect(await hasOpenStream(sql, key)).toBe(true)
@@ -25,7 +25,7 @@ test('a conversation is watched from the first stream to the end of the last', a
 test('a stream that never came to be noted, because its transaction failed, is not open', async ({ world }) => {
   const { sql, key, replica } = await createStage(world)
   const failing = inTransaction(sql, async (tx) => {
-    await notePresence(tx, { ...key, id: randomUUID() }, replica.id)
+    await notePresence(tx, { ...key, id: randomUUID() }, { replica: replica.id, after: 0 })
     throw new Error('no such conversation')
   })
   await expect(failing).rejects.toThrow('no such conversation')
@@ -49,7 +49,7 @@ test('ends that could not be written are written when the database is back', asy
     if (failures++ < 2) throw new Error('the database is away')
     return sql(...args)
   }) as Sql
-  const presence = await world.run(createPresence({ sql: shaky, log: world.log }))
+  const presence = await world.run(createPresence({ sql: shaky, log: world.log, noteEndsSeen: async () => {} }))
   for (const stream of streams) presence.leave(stream)
   await vi.waitFor(async () => expect(await rows(sql, key)).toBe(0), PATIENT)
   expect(failures).toBeGreaterThan(2)
@@ -61,7 +61,7 @@ test('thousands of streams that end at once are all noted', async ({ world }) =>
   await sql`
     insert into stream_presence (organization_id, conversation_id, id, replica_id)
     select ${key.organizationId}, ${key.conversationId}, id, ${replica.id} from unnest(${ids}::uuid[]) as x (id)`
-  const presence = await world.run(createPresence({ sql, log: world.log }))
+  const presence = await world.run(createPresence({ sql, log: world.log, noteEndsSeen: async () => {} }))
   for (const id of ids) presence.leave({ ...key, id })
   await vi.waitFor(async () => expect(await rows(sql, key)).toBe(0), PATIENT)
 })
@@ -79,7 +79,7 @@ async function createStage(world: World) {
 
 async function open(sql: Sql, key: ConversationKey, replica: string): Promise<StreamKey> {
   const stream = { ...key, id: randomUUID() }
-  await inTransaction(sql, (tx) => notePresence(tx, stream, replica))
+  await inTransaction(sql, (tx) => notePresence(tx, stream, { replica, after: 0 }))
   return stream
 }
 

@@ -27,8 +27,11 @@ export interface Stream {
   readonly closed: boolean
   /** Whether so many bytes may join what waits already. A reader that has taken everything is given any number. */
   hasRoom(bytes: number): boolean
-  /** Writes a whole chunk. Returns false when the reader is slow: stop, and wait for `drained`. */
-  write(chunk: Buffer): boolean
+  /**
+   * Writes a whole chunk. Returns false when the reader is slow: stop, and wait for `drained`. `onTaken` is called when
+   * the network has taken it; not at all when the connection breaks before.
+   */
+  write(chunk: Buffer, onTaken?: () => void): boolean
   /** Resolves when the reader has caught up with what was written, or is gone. */
   drained(): Promise<void>
   /** Ends the stream, after `lastWords` when given. */
@@ -41,11 +44,11 @@ export interface Stream {
  * Takes over the response of a request: sends the head of an event stream and from then on writes to the socket itself,
  * since one prepared buffer for all streams costs far less than the response object's own framing. HTTP/1.0, which some
  * proxies speak unless told otherwise, knows no chunks: there the body ends with the connection.
- * `onClose` is called exactly once, however the stream ends.
+ * `onClose` is called exactly once, however the stream ends; with true when its connection was torn off.
  */
 export function openStream(
   outgoing: ServerResponse,
-  args: { bytesMax: number; stalledMs?: number | undefined; onClose(): void },
+  args: { bytesMax: number; stalledMs?: number | undefined; onClose(isBroken: boolean): void },
 ): Stream {
   const { bytesMax, stalledMs = STALLED_MS } = args
   const knowsChunks = outgoing.req.httpVersionMinor > 0
@@ -60,17 +63,18 @@ export function openStream(
   let takenAt = performance.now()
   let waiters: (() => void)[] = []
 
-  const send = (chunk: Buffer) => socket?.write(knowsChunks ? chunk : unwrapChunk(chunk))
+  const send = (chunk: Buffer, onTaken?: () => void) =>
+    socket?.write(knowsChunks ? chunk : unwrapChunk(chunk), onTaken && ((error) => error || onTaken()))
   const wake = () => {
     const woken = waiters
     waiters = []
     for (const resolve of woken) resolve()
   }
-  const close = () => {
+  const close = (isBroken: boolean) => {
     if (closed) return
     closed = true
     wake()
-    args.onClose()
+    args.onClose(isBroken)
   }
   watch(outgoing, { close, wake })
 
@@ -84,9 +88,9 @@ export function openStream(
       const waiting = socket?.writableLength ?? 0
       return waiting === 0 || waiting + bytes <= bytesMax
     },
-    write(chunk) {
+    write(chunk, onTaken) {
       if (closed || !socket) return false
-      send(chunk)
+      send(chunk, onTaken)
       return socket.writableLength <= SOFT_BYTES
     },
     drained() {
@@ -98,7 +102,7 @@ export function openStream(
       if (lastWords) send(encodeChunk(lastWords))
       socket.end(knowsChunks ? FINAL_CHUNK : '')
       socket.setTimeout(Math.min(LINGER_MS, stalledMs), () => socket.destroy())
-      close()
+      close(false)
     },
     dropIfStalled() {
       if (!socket) return false
@@ -119,17 +123,17 @@ export function comeBack(): string {
   return formatRetry(500 + Math.floor(Math.random() * 1_500))
 }
 
-function watch(outgoing: ServerResponse, on: { close(): void; wake(): void }) {
+function watch(outgoing: ServerResponse, on: { close(isBroken: boolean): void; wake(): void }) {
   const { socket } = outgoing
   if (!socket || socket.destroyed) {
     // Without a socket the request was sent behind one that is not answered yet: an empty stream, and the client returns.
     outgoing.end()
-    queueMicrotask(on.close)
+    queueMicrotask(() => on.close(true))
     return
   }
   socket.setNoDelay(true)
   socket.setTimeout(0)
   socket.on('drain', on.wake)
-  socket.once('error', on.close)
-  socket.once('close', on.close)
+  socket.once('error', () => on.close(true))
+  socket.once('close', () => on.close(false))
 }

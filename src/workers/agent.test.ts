@@ -54,6 +54,7 @@ describe('an answer that was cut off', () => {
     const [first, second] = rig.steps.slice(-2)
     expect(first!.messages[0]!.content).toMatchObject([{ type: 'text', text: 'Let me see.' }, { type: 'tool-call' }])
     expect(second!.messages).toEqual([{ role: 'assistant', content: [{ type: 'text', text: 'Done.' }] }])
+    expect([first!.finish, second!.finish]).toEqual(['continues', 'answered'])
     expect(JSON.stringify(calls.at(-1)!.messages)).not.toContain(CONTINUE_NOTE)
   })
 
@@ -171,11 +172,13 @@ describe('what the model asks for', () => {
     const { end } = await runTurn(rig)
     expect(end.error).toMatchObject({ code: 'output_exhausted', retryable: false })
     expect(lastStep().messages).toEqual([{ role: 'assistant', content: [{ type: 'text', text: 'I will look.' }] }])
+    expect(lastStep().finish).toBe('tokensSpent')
   })
 
   it('an answer that the provider withholds ends the turn', async () => {
     play = (call) => call.finish('content_filter')
     expect((await runTurn(rig)).end.error).toMatchObject({ code: 'model_content_filtered', retryable: false })
+    expect(lastStep().finish).toBe('filtered')
   })
 })
 

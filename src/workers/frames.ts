@@ -41,6 +41,7 @@ const StepFrame = z.object({
     .max(1000),
   usage: UsageFrame,
   model: z.string().max(300),
+  finish: z.enum(['continues', 'answered', 'filtered', 'tokensSpent']),
 })
 
 /** One line of a worker's session, or undefined when it is not a report. */

@@ -81,6 +81,19 @@ export interface TurnFailure {
   retryable: boolean
 }
 
+/** Reasons for which a turn fails behind a step that is saved: what there is of the answer is kept. */
+export const STEP_FAILURES = {
+  filtered: { code: 'model_content_filtered', message: 'The model provider withheld the answer.', retryable: false },
+  tokensSpent: {
+    code: 'output_exhausted',
+    message: 'The answer grew too long in the middle of a tool call.',
+    retryable: false,
+  },
+} satisfies Record<string, TurnFailure>
+
+/** How a step leaves its turn: saved with it, so that who takes it up after a crash ends it in the same way. */
+export type StepFinish = 'continues' | 'answered' | keyof typeof STEP_FAILURES
+
 export type Report =
   /** The modules are loaded and a turn would start at once. */
   | { type: 'ready' }
@@ -108,6 +121,7 @@ export interface StepRecord {
   usage: Usage
   /** `provider/model` that wrote it. */
   model: string
+  finish: StepFinish
 }
 
 /** Answer of `POST /steer` `{runId, fence}`: user messages that arrived for this turn and now belong to it. */

@@ -48,6 +48,24 @@ test('what was not sent when a run ends is given back, and what was sent is stor
   expect(unsent).toEqual(['status {"type":"status"}'])
 })
 
+test('no event is larger than it may be, however much is said at once, and nothing of it is lost', async ({
+  world,
+}) => {
+  const { scene, writer, runs } = await createStage(world)
+  const replies = writer.open(runs[0], () => {})
+  const text = '😀 words '.repeat(40_000)
+  replies.delta('before ')
+  replies.delta(text)
+  replies.delta('after')
+  const said = `before ${text}after`
+  await expect.poll(() => textOf(scene, runs[0]), { timeout: 60_000 }).toBe(said)
+  const events = await scene.events(runs[0].conversationId)
+  const pieces = events.map(({ data }) => (JSON.parse(data) as { content: string }).content)
+  expect(pieces.length).toBeGreaterThanOrEqual(Math.ceil(said.length / 65_536))
+  for (const piece of pieces) expect(piece.length).toBeLessThanOrEqual(65_536)
+  expect(pieces.every((piece) => piece.isWellFormed())).toBe(true)
+})
+
 describe('while the database does not answer', () => {
   requirePostgres('a lock that is held by another connection')
 

@@ -3,6 +3,7 @@ import { backoffMs } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
+import { cutText } from '../lib/text.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
 import { insertReplies, type ReplyBatch } from '../queue/thread-response.ts'
 import { encodeEventLine } from '../sse/frames.ts'
@@ -11,6 +12,8 @@ import { encodeEventLine } from '../sse/frames.ts'
 const BATCHES_MAX = 500
 /** Characters of one event line group; more goes with the next batch, so that no statement grows without bound. */
 const BATCH_CHARS_MAX = 1024 * 1024
+/** Characters of one `output` event: clients get a frame of bounded size however fast a model writes. */
+const OUTPUT_CHARS_MAX = 65_536
 /** Characters of output that one run may have waiting before its worker is held back. */
 const WAITING_CHARS_MAX = 4 * 1024 * 1024
 
@@ -139,13 +142,16 @@ export function createReplyWriter({
       entries.add(entry)
       return {
         delta(text) {
-          const last = entry.waiting.at(-1)
-          if (last?.name !== 'output') {
-            const data = { type: 'delta', content: text, timestamp: Date.now(), messageId: run.messageId }
-            return push(entry, { name: 'output', data })
+          for (const piece of cutText(text, OUTPUT_CHARS_MAX)) {
+            const last = entry.waiting.at(-1)
+            if (last?.name === 'output' && size(last) + piece.length <= OUTPUT_CHARS_MAX) {
+              last.data.content += piece
+              entry.chars += piece.length
+            } else {
+              const data = { type: 'delta', content: piece, timestamp: Date.now(), messageId: run.messageId }
+              push(entry, { name: 'output', data })
+            }
           }
-          last.data.content += text
-          entry.chars += text.length
         },
         event: (name, data) => push(entry, { name, data }),
         hasRoom: () => entry.chars < WAITING_CHARS_MAX,

@@ -29,12 +29,13 @@ const SAVE_TRIES = 20
 
 /**
  * Takes up a claimed run: reads the conversation, sends what an earlier attempt still owed the stream, and says that
- * it is being worked on. Returns null when the conversation is gone.
+ * it is being worked on. `onTooLong` is told when it says more than it may. Returns null when the conversation is gone.
  */
 export async function beginTurn(
   deps: { sql: Sql; log: Logger; costOf: CostOf; metrics?: Metrics },
-  { run, replies, signal }: { run: ClaimedRun; replies: RunReplies; signal: AbortSignal },
+  args: { run: ClaimedRun; replies: RunReplies; signal: AbortSignal; textCharsMax: number; onTooLong(): void },
 ): Promise<TurnInProgress | null> {
+  const { run, replies, signal } = args
   const context = await loadTurn(deps.sql, run)
   if (!context) return null
   const startedAt = performance.now()
@@ -61,6 +62,8 @@ export async function beginTurn(
       onDelta(piece) {
         const visible = separatorDue ? STEP_SEPARATOR + piece : piece
         separatorDue = false
+        // What is said is one event at the end, is stored and is read again: it must have an end itself.
+        if (text.length + visible.length > args.textCharsMax) return args.onTooLong()
         text += visible
         replies.delta(visible)
       },

@@ -3,19 +3,21 @@ import type { Budgets } from '../domain/limits/budget.ts'
 import { noteWorker } from '../domain/runs/begin.ts'
 import { type EndOfRun, endRun } from '../domain/runs/end.ts'
 import { takeSteerMessages } from '../domain/runs/steer.ts'
+import type { ResolveModel } from '../domain/secrets/choose-model.ts'
 import type { Signals } from '../domain/signals.ts'
 import type { CostOf } from '../domain/usage/prices.ts'
 import { backoffMs } from '../lib/backoff.ts'
 import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
+import { sleep } from '../lib/sleep.ts'
 import { traceIdOf } from '../lib/traceparent.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { NO_TRACER, type Tracer } from '../telemetry/tracer.ts'
 import type { WorkerPool } from './pool.ts'
-import { NO_USAGE } from './protocol.ts'
+import { NO_USAGE, STEP_FAILURES } from './protocol.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
 import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
 import type { RunRef, TurnEnd, TurnHandlers, WorkerRequests } from './turn.ts'
@@ -42,8 +44,8 @@ export interface Runner {
   traceModelCall(run: RunRef, traceparent: string | undefined): (end: ModelCallEnd) => void
   active(): number
   start(): Promise<void>
-  /** Claims nothing more; lets what runs finish for `graceMs`, then hands it over to the other replicas. */
-  drain(graceMs: number): Promise<void>
+  /** Claims nothing more; lets what runs finish for `graceMs` or until `signal`, then hands it over to the other replicas. */
+  drain(graceMs: number, signal?: AbortSignal): Promise<void>
 }
 
 /** In whose name a run acts. */
@@ -58,6 +60,8 @@ export interface RunnerOptions {
   pollMs: number
   attemptsMax: number
   runMsMax: number
+  /** Characters that one turn may write. */
+  textCharsMax: number
   organizationRunsMax: number
   limits: { stepsMax: number; outputTokensMax: number }
 }
@@ -72,12 +76,11 @@ export interface RunnerDeps {
   costOf: CostOf
   metrics?: Metrics
   tracer?: Tracer
-  /** @throws AppError when the model is unknown, or there is no key that this agent may use. */
-  resolveModel(name: string | null, owner: RunOwner): Promise<{ provider: string; modelId: string }>
+  resolveModel: ResolveModel
 }
 
 /** Why this replica stops working on a run before its worker is done. */
-type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout' | 'budget exhausted'
+type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout' | 'budget exhausted' | 'too long'
 
 type ClaimArgs = Parameters<typeof claimPreferredRuns>[1]
 
@@ -205,13 +208,20 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       isLoading = false
     }
     try {
-      const begun = () => beginTurn({ ...deps, log: one.log }, { run: one.run, replies, signal })
+      const begun = () =>
+        beginTurn(
+          { ...deps, log: one.log },
+          {
+            ...{ run: one.run, replies, signal, textCharsMax: options.textCharsMax },
+            onTooLong: () => stop(one, 'too long'),
+          },
+        )
       one.turn = await one.trace.phase('load', begun)
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
-      const { agentId, model: name, isAnswered } = one.turn.context
+      const { agentId, model: name, isAnswered, failed } = one.turn.context
       const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
       const modelName = `${model.provider}/${model.modelId}`
-      if (isAnswered) return { end: { status: 'completed', usage: NO_USAGE }, model: modelName }
+      if (isAnswered) return { end: failed ? failedStep(failed) : COMPLETED, model: modelName }
       const spent = await deps.budgets.findExhausted(one.run.organizationId)
       if (spent) return { end: failure('budget_exhausted', spent.message) }
       void noteWorker(sql, one.run, options.replica).catch(() => {})
@@ -336,11 +346,11 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     async start() {
       await Promise.all([claiming.start(), keeping.start()])
     },
-    async drain(graceMs) {
+    async drain(graceMs, signal) {
       draining = true
       await claiming.stop()
       const finished = Promise.allSettled([...active.values()].map((one) => one.done))
-      await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, graceMs).unref())])
+      await Promise.race([finished, sleep(graceMs, signal)])
       for (const one of active.values()) stop(one, 'handed over')
       await Promise.allSettled([...active.values()].map((one) => one.done))
       await keeping.stop()
@@ -367,10 +377,18 @@ function withTrace(handlers: TurnHandlers, trace: TurnTrace): TurnHandlers {
 /** How turns end that this replica has stopped and nobody is to go on with. */
 const FAILURES = {
   timeout: failure('turn_timeout', 'The turn took too long and was stopped'),
+  'too long': failure('turn_too_long', 'The turn wrote more than one turn may and was stopped'),
   'budget exhausted': failure(
     'budget_exhausted',
     "The turn was stopped: the organization's budget for this month is used up",
   ),
+}
+
+/** A turn of which nothing but its end was missing. */
+const COMPLETED: TurnEnd = { status: 'completed', usage: NO_USAGE }
+
+function failedStep(failed: keyof typeof STEP_FAILURES): TurnEnd {
+  return { status: 'failed', usage: NO_USAGE, error: STEP_FAILURES[failed] }
 }
 
 function failure(code: string, message: string): TurnEnd {

@@ -145,7 +145,12 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
   const database = await programs.database()
   const collector = await startCollector('http/protobuf')
   const sentry = await startFakeSentry()
-  const base = { NODE_ENV: 'production', DATABASE_URL: withPassword(database), LOG_LEVEL: 'trace' }
+  const base = {
+    NODE_ENV: 'production',
+    DATABASE_URL: withPassword(database),
+    LOG_LEVEL: 'trace',
+    SHUTDOWN_WAIT_SECONDS: '0',
+  }
   const env = {
     ...{ ...base, ...ENVIRONMENT, RUN_ATTEMPTS_MAX: '1', WEBHOOK_ALLOWED_HOSTS: receiver.host },
     ...{ ANTHROPIC_BASE_URL: provider.url, OPENAI_BASE_URL: provider.url, OPENAI_COMPATIBLE_BASE_URL: provider.url },

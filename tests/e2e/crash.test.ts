@@ -1,8 +1,12 @@
-import { expect } from 'vitest'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { expect, onTestFinished } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import type { Follower } from '../support/follower.ts'
 import { type Gateway, isAlive, requireProc, until } from '../support/gateway.ts'
+import { connectSse } from '../support/sse-client.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas share it')
@@ -76,6 +80,108 @@ async function expectOneEnd(cluster: Cluster, turn: Turn) {
       .join(''),
   ).toBe(WHOLE)
 }
+
+/** A model that begins an answer and, when it is let, withholds the rest. */
+async function startWithholdingProvider() {
+  const { promise: allowed, resolve: answer } = Promise.withResolvers<void>()
+  let calls = 0
+  const server = createServer(async (req, res) => {
+    calls++
+    req.resume()
+    const send = (delta: object, reason: string | null) =>
+      res.write(
+        `data: ${JSON.stringify({ id: 'c', object: 'chat.completion.chunk', created: 1, model: 'm', choices: [{ index: 0, delta, finish_reason: reason }] })}\n\n`,
+      )
+    res.writeHead(200, { 'content-type': 'text/event-stream' })
+    send({ role: 'assistant', content: 'I would' }, null)
+    await allowed
+    send({}, 'content_filter')
+    res.end('data: [DONE]\n\n')
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`,
+    answer,
+    calls: () => calls,
+    async stop() {
+      server.closeAllConnections()
+      server.close()
+      await once(server, 'close')
+    },
+  }
+}
+
+// 7, 8: the row of a stream outlives its replica for a moment, and says nothing about what a client has
+test('a turn that ends just after the replica of its only stream was killed is shown to the client that comes back', async ({
+  cluster,
+}) => {
+  const [victim, other] = cluster.replicas.filter((gateway) => !gateway.hasExited())
+  const conversation = await cluster.open()
+  const lost = await connectSse(conversation.eventsUrl(victim!.url), {
+    headers: { authorization: `Bearer ${conversation.token}` },
+  })
+  await lost.waitFor(({ name }) => name === 'connected')
+  victim!.signal('SIGKILL')
+  await victim!.exited
+  cluster.balance()
+  const posted = await conversation.post('/echo here', { at: other!.url })
+  await until(async () => {
+    const rows = await cluster.database
+      .sql`select 1 from runs where id = ${posted.body.runId as string} and ended_at is not null`
+    return rows.length > 0
+  }, 'it has ended')
+  const follower = await conversation.follow()
+  const messageId = String(posted.body.messageId)
+  await follower.completed(messageId)
+  const acknowledged = [{ messageId, answer: 'here' }]
+  expect(findFaults([{ name: 'back', acknowledged, events: follower.events(), after: 0 }])).toEqual([])
+  await follower.stop()
+  await cluster.add()
+})
+
+// 13, 18: what the model said of its step must not be lost with the replica that heard it
+test('an answer that was withheld ends as failed, also when its replica died before it could say so', async ({
+  cluster,
+}) => {
+  const provider = await startWithholdingProvider()
+  onTestFinished(provider.stop)
+  const env = { OPENAI_COMPATIBLE_BASE_URL: provider.url, RUN_LEASE_SECONDS: '2' }
+  const gateways = [await cluster.add(env), await cluster.add(env)]
+  const others = cluster.replicas.filter((gateway) => !gateway.hasExited() && !gateways.includes(gateway))
+  for (const gateway of others) gateway.signal('SIGTERM')
+  await Promise.all(others.map((gateway) => gateway.exited))
+  cluster.balance()
+  const conversation = await cluster.open({ model: 'openai-compatible/m' })
+  const follower = await conversation.follow({ lastEventId: 0 })
+  // Steps are saved without the lock that an end needs: with it held, the end cannot come between the two.
+  const messageId = await cluster.database.sql.begin(async (tx) => {
+    const { messageId, runId } = await conversation.send('hello')
+    await until(
+      async () =>
+        (await cluster.database.sql`select 1 from event_log where conversation_id = ${conversation.id}`).length > 0,
+      'it is being worked on',
+    )
+    await tx`select 1 from conversations where id = ${conversation.id} for no key update`
+    provider.answer()
+    await until(
+      async () => (await cluster.database.sql`select 1 from usage_steps where run_id = ${runId}`).length > 0,
+      'its step is saved',
+    )
+    const holder = gateways.find((gateway) => gateway.workers().length > 0)!
+    holder.signal('SIGKILL')
+    await holder.exited
+    cluster.balance()
+    return messageId
+  })
+  const end = await follower.completed(messageId)
+  expect(end.data).toMatchObject({ status: 'failed' })
+  const error = follower.events().find(({ name }) => name === 'error')
+  expect(error?.data).toMatchObject({ code: 'model_content_filtered', messageId })
+  expect(provider.calls()).toBe(1)
+  await follower.stop()
+  await Promise.all([cluster.add(), cluster.add()])
+})
 
 test('a turn whose worker is killed goes on behind the last word that was streamed', async ({ cluster }) => {
   for (const words of [1, 20, 60]) {

@@ -5,7 +5,10 @@ import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('three replicas share it')
 
-test.override('clusterOptions', { replicas: 3, env: { WORKERS_BUSY_MAX: '10', WORKER_STEPS_MAX: '200' } })
+test.override('clusterOptions', {
+  replicas: 3,
+  env: { WORKERS_BUSY_MAX: '10', WORKER_STEPS_MAX: '200', TURN_CHARS_MAX: '4000' },
+})
 
 const NONE = {
   requestsPerMinute: null,
@@ -77,6 +80,21 @@ test('a turn whose budget runs out is stopped at its next step on whichever repl
 
   await limit(cluster, {})
   expect((await conversation.post('thanks')).status).toBe(200)
+})
+
+test('a turn that writes without end is ended, with what it has written', async ({ cluster }) => {
+  const conversation = await cluster.open()
+  const follower = await conversation.follow()
+  const { messageId, runId } = await conversation.send('/words 5000 /delay 1')
+  const { data } = await follower.completed(messageId)
+  await follower.stop()
+  expect(data).toMatchObject({ status: 'failed', messageId })
+  const said = follower.events().flatMap((event) => (event.name === 'output' ? [event.data.content] : []))
+  expect(said.join('')).toBe(data.finalText)
+  expect(data.finalText.length).toBeGreaterThan(3_000)
+  expect(data.finalText.length).toBeLessThanOrEqual(4_000)
+  const run = (await cluster.call('GET', `/api/v1/runs/${runId}`)).body
+  expect(run).toMatchObject({ status: 'failed', attempt: 1, error: { code: 'turn_too_long' } })
 })
 
 test('turns of one organization keep to its own number over all replicas', async ({ cluster }) => {

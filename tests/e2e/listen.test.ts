@@ -2,20 +2,13 @@ import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, test } from '../support/cluster.ts'
 import { until } from '../support/gateway.ts'
+import { countListeners, endListeners } from '../support/listeners.ts'
 import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('connections of a server are ended')
 
 test.override('clusterOptions', { replicas: 3, env: { RUN_LEASE_SECONDS: '15' } })
-
-/** Ends every connection that listens, and resolves with how many there were. */
-async function endListeners({ database }: Cluster): Promise<number> {
-  const rows = await database.sql`
-    select pg_terminate_backend(pid) from pg_stat_activity
-    where datname = current_database() and (query ilike 'listen %' or query like 'select pg_notify(''lobu_ping%')`
-  return rows.length
-}
 
 /** Ends every connection of this database but the test's own, and resolves with how many there were. */
 async function endConnections({ database }: Cluster): Promise<number> {
@@ -52,13 +45,6 @@ test('all connections to the database are ended at once, again and again, and no
     }
   })
 })
-
-async function countListeners({ database }: Cluster): Promise<number> {
-  const [row] = await database.sql<{ count: number }[]>`
-    select count(*)::int as count from pg_stat_activity
-    where datname = current_database() and (query ilike 'listen %' or query like 'select pg_notify(''lobu_ping%')`
-  return row!.count
-}
 
 interface Talk {
   cluster: Cluster

@@ -1,3 +1,4 @@
+import { connect } from 'node:net'
 import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
@@ -113,6 +114,42 @@ test('a turn that ended before any stream was open is shown to the first one, an
     expect(findFaults([{ name: 'first', acknowledged, events: follower.events(), after: 0 }])).toEqual([])
     await follower.stop()
     for (const { url } of cluster.replicas) expect(await shownAfresh(conversation, url)).toEqual([])
+  }
+})
+
+/** Opens a fresh stream and takes nothing of it. Resolves with the way to tear it off, when the server has noted it. */
+async function openUnread({ database }: Cluster, conversation: Conversation, at: string) {
+  const { hostname, port, pathname } = new URL(conversation.eventsUrl(at))
+  const socket = connect(Number(port), hostname)
+  socket.on('error', () => {}).pause()
+  socket.write(`GET ${pathname} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${conversation.token}\r\n\r\n`)
+  await until(async () => {
+    const rows = await database.sql`select 1 from stream_presence where conversation_id = ${conversation.id}`
+    return rows.length > 0
+  }, 'the stream is noted')
+  return () => socket.resetAndDestroy()
+}
+
+// 3, 7: a client that has no number yet can only come back as a fresh one
+test('a fresh stream that is cut before its first byte takes no turn along, whenever the turn ends', async ({
+  cluster,
+}) => {
+  for (let round = 0; round < 6; round++) {
+    const conversation = await cluster.open()
+    const at = cluster.random.pick(cluster.replicas).url
+    // Before the message, while the turn runs, and behind its end: then it is being told just now.
+    const isBehind = round % 3 === 2
+    const early = round % 3 === 0 ? await openUnread(cluster, conversation, at) : undefined
+    const { messageId, runId } = await conversation.send('/words 5 /delay 20')
+    if (isBehind) await waitForEnd(cluster, runId)
+    const cut = early ?? (await openUnread(cluster, conversation, at))
+    cut()
+    await waitForEnd(cluster, runId)
+    const follower = await conversation.follow()
+    await follower.completed(messageId)
+    const acknowledged = [{ messageId, answer: 'w1 w2 w3 w4 w5' }]
+    expect(findFaults([{ name: `round ${round}`, acknowledged, events: follower.events(), after: 0 }])).toEqual([])
+    await follower.stop()
   }
 })
 

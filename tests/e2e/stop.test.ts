@@ -2,6 +2,7 @@ import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Conversation, test } from '../support/cluster.ts'
 import { type Gateway, isAlive, requireProc, startGateway, until } from '../support/gateway.ts'
+import { sendHalf } from '../support/half-sent.ts'
 import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
 
@@ -57,6 +58,62 @@ test('SIGTERM twice is SIGTERM once', async ({ cluster }) => {
   cluster.balance()
 })
 
+// 65
+test('SIGTERM is told to balancers first: an idle replica says that it is not ready, and goes on until its wait is over', async ({
+  cluster,
+}) => {
+  const gateway = await cluster.add({ SHUTDOWN_WAIT_SECONDS: '4' })
+  const conversation = await cluster.open()
+  await warmUp(conversation, gateway)
+  gateway.signal('SIGTERM')
+  const look = () => cluster.call('GET', '/health/ready', { at: gateway.url })
+  const ready = await until(async () => {
+    const answer = await look()
+    return answer.status === 503 ? answer : undefined
+  }, 'it says that it is not ready')
+  expect(ready.body).toMatchObject({ subsystems: { gateway: { state: 'draining' } } })
+  // Who has not noticed yet is served as ever, and moved elsewhere behind the answer.
+  const follower = await conversation.follow({ at: gateway.url, lastEventId: 0 })
+  const posted = await conversation.post('/echo meanwhile', { at: gateway.url })
+  expect(posted).toMatchObject({ status: 200, headers: { connection: 'close' } })
+  await follower.completed(String(posted.body.messageId))
+  expect(follower.connections).toHaveLength(1)
+  expect(await gateway.exited).toEqual(STOPPED)
+  const runs = gateway.lines().filter((line) => line.msg === 'run')
+  expect(runs.at(-1)).toMatchObject({ runId: posted.body.runId, outcome: 'completed' })
+  cluster.balance()
+  await follower.stop()
+})
+
+test('Ctrl-C waits for no balancer', async ({ cluster }) => {
+  const gateway = await cluster.add({ SHUTDOWN_WAIT_SECONDS: '600' })
+  gateway.signal('SIGINT')
+  expect(await gateway.exited).toEqual(STOPPED)
+  cluster.balance()
+})
+
+test('a second signal ends all waits at once, and still hands over what runs', async ({ cluster }) => {
+  const gateway = await cluster.add({ SHUTDOWN_WAIT_SECONDS: '600', SHUTDOWN_GRACE_SECONDS: '600' })
+  const conversation = await cluster.open()
+  const follower = await conversation.follow()
+  const posted = await conversation.post(SLOW, { at: gateway.url })
+  const { messageId, runId } = posted.body as { messageId: string; runId: string }
+  gateway.signal('SIGTERM')
+  await gateway.logged('stopping')
+  cluster.balance({ without: [gateway] })
+  // A signal that comes together with the first is taken for the same one, so it takes a person's second.
+  await until(() => {
+    gateway.signal('SIGTERM')
+    return gateway.lines().some(({ msg }) => msg === 'stopping at once')
+  }, 'the second signal is obeyed')
+  expect(await gateway.exited).toEqual(STOPPED)
+  await follower.completed(messageId)
+  const seen = { name: 'turn', acknowledged: [{ messageId, answer: WHOLE }], events: follower.events(), after: 0 }
+  expect(findFaults([seen])).toEqual([])
+  expect((await cluster.call('GET', `/api/v1/runs/${runId}`)).body).toMatchObject({ status: 'completed', attempt: 1 })
+  await follower.stop()
+})
+
 test('SIGTERM in the middle of the start is obeyed', async ({ cluster }) => {
   for (const afterMs of [0, 20, 60, 120, 250]) {
     const gateway = await startGateway(cluster.env)
@@ -110,6 +167,20 @@ test('a turn that ends within the grace is ended where it runs', async ({ cluste
   expect(runs.map(({ runId, outcome }) => [runId, outcome])).toEqual([[posted.body.runId, 'completed']])
   cluster.balance()
   await follower.stop()
+})
+
+test('what is still under way when the whole time of a stop is over is cut, and the process ends', async ({
+  cluster,
+}) => {
+  const gateway = await cluster.add()
+  const { id, token } = await cluster.open()
+  const path = `/api/v1/agents/${id}/messages`
+  const half = await sendHalf(gateway.url, { path, body: { content: '/echo late' }, token })
+  gateway.signal('SIGTERM')
+  cluster.balance({ without: [gateway] })
+  expect(await gateway.logged('stopping')).toMatchObject({ requestsEndMs: 10_000, totalMs: 15_000 })
+  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await half.finish()).toMatch(/ECONNRESET|EPIPE|socket hang up/)
 })
 
 test('SIGKILL of a replica takes its workers along, idle and busy ones', async ({ cluster }) => {

@@ -3,6 +3,7 @@ import { findFaults } from '../support/checker.ts'
 import { type Cluster, test } from '../support/cluster.ts'
 import { SOAK_SECONDS } from '../support/effort.ts'
 import { type Gateway, isAlive, requireProc, until } from '../support/gateway.ts'
+import { endListeners } from '../support/listeners.ts'
 import { makeOrganization } from '../support/organization.ts'
 import { createRandom } from '../support/random.ts'
 import { talk } from '../support/talk.ts'
@@ -72,11 +73,9 @@ const FAULTS: Record<string, (cluster: Cluster) => Promise<unknown>> = {
     await postgres?.setReadOnly(false)
   },
   // 27: every two seconds in a long run
-  'LISTEN connections end': async ({ database }) => {
+  'LISTEN connections end': async (cluster) => {
     for (let blow = 0; blow < 3; blow++) {
-      await database.sql`
-        select pg_terminate_backend(pid) from pg_stat_activity
-        where datname = current_database() and (query ilike 'listen %' or query like 'select pg_notify(''lobu_ping%')`
+      await endListeners(cluster)
       await sleep(2_000)
     }
   },

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { renderSettings } from '../../scripts/settings.ts'
 
-test('docs/operations.md lists every setting as src/config.ts has it (npm run docs)', () => {
+test('docs/operations.md lists every setting as src/config/environment.ts has it (npm run docs)', () => {
   const { current, rendered } = renderSettings()
   expect(current).toBe(rendered)
 })

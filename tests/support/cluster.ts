@@ -4,8 +4,9 @@ import type { Database } from '../../src/db/client.ts'
 import { createLogger } from '../../src/lib/logger.ts'
 import { createTestDatabase } from './database.ts'
 import { type Follower, type FollowOptions, followEvents } from './follower.ts'
-import { type Gateway, runProgram, startGateway } from './gateway.ts'
+import { type BuildChoice, type Gateway, runProgram, startGateway } from './gateway.ts'
 import { type OwnPostgres, startOwnPostgres } from './own-postgres.ts'
+import { isPooled, startPgBouncer } from './pgbouncer.ts'
 import { type LoadBalancer, startLoadBalancer } from './proxy.ts'
 import { createRandom, type Random } from './random.ts'
 
@@ -21,6 +22,8 @@ const SETTINGS = {
   RUN_LEASE_SECONDS: '2',
   WORKERS_BUSY_MAX: '20',
   WORKERS_MAX: '40',
+  // Whoever stops a replica takes it out of the balancer first.
+  SHUTDOWN_WAIT_SECONDS: '0',
   SHUTDOWN_GRACE_SECONDS: '1',
 }
 
@@ -66,9 +69,9 @@ export interface Cluster {
   /** Settings that a further replica of this cluster needs. */
   readonly env: Record<string, string>
   /** The running replicas again become the proxy's targets, but for those that are left out. */
-  balance(options?: { without?: Gateway[] }): void
+  balance(options?: { without?: Gateway[] }): void | Promise<void>
   /** Starts one more replica, waits until it is ready, and puts it behind the proxy. */
-  add(env?: Record<string, string>): Promise<Gateway>
+  add(env?: Record<string, string>, choice?: BuildChoice): Promise<Gateway>
   call(method: string, path: string, call?: Call): Promise<Answer>
   open(body?: Record<string, unknown>, call?: Call): Promise<Conversation>
   /** A connection to the cluster's database. */
@@ -84,6 +87,10 @@ export interface ClusterOptions {
   postgres?: 'own'
   /** Puts something between the replicas and Postgres; they are given the URL that it returns. */
   between?(url: string): Promise<{ url: string; stop(): Promise<void> }>
+  /** Stands in front of the replicas, instead of a balancer that picks any of them for each request. */
+  front?(): Promise<LoadBalancer>
+  /** Folder of another build, which makes the schema and runs the first replicas. */
+  build?: string | undefined
 }
 
 /**
@@ -105,10 +112,14 @@ export const test = base.extend<{
     async ({ clusterOptions }, use) => {
       const postgres = clusterOptions.postgres === 'own' ? await startOwnPostgres() : undefined
       const database =
-        postgres?.database ?? (await createTestDatabase(inject('testServer'), { log: createLogger(SILENT) }))
+        postgres?.database ??
+        (await createTestDatabase(inject('testServer'), {
+          log: createLogger(SILENT),
+          empty: clusterOptions.build !== undefined,
+        }))
       if (database.url === undefined) throw new Error('a cluster needs a Postgres server')
       const own = await database.open({ poolMax: 2 })
-      const between = await clusterOptions.between?.(database.url)
+      const between = await (clusterOptions.between ?? (isPooled() ? pooled : undefined))?.(database.url)
       const place = { url: between?.url ?? database.url, database: own, postgres }
       const started = await startCluster(place, clusterOptions)
       await use(started)
@@ -127,6 +138,9 @@ export const test = base.extend<{
   },
 })
 
+/** As many connections as one replica asks for, for all of them together. */
+const pooled = (url: string) => startPgBouncer(url, 'transaction', 10)
+
 interface StartedCluster {
   cluster: Cluster
   report(): string
@@ -138,29 +152,30 @@ async function startCluster(
   options: ClusterOptions,
 ): Promise<StartedCluster> {
   const random = createRandom()
-  const proxy = await startLoadBalancer({ random })
+  const proxy = await (options.front ? options.front() : startLoadBalancer({ random }))
   const started: Gateway[] = []
   const env = { ...SETTINGS, ...SECRETS, DATABASE_URL: url, PUBLIC_WEB_URL: proxy.url, ...options.env }
 
   function balance({ without = [] }: { without?: Gateway[] } = {}) {
     const targets = started.filter((gateway) => !gateway.hasExited() && !without.includes(gateway))
-    proxy.setTargets(targets.map(({ port }) => port))
+    return proxy.setTargets(targets.map(({ port }) => port))
   }
 
-  async function add(more: Record<string, string> = {}) {
-    const gateway = await startGateway({ ...env, ...more })
+  async function add(more: Record<string, string> = {}, choice: BuildChoice = { build: options.build }) {
+    const gateway = await startGateway({ ...env, ...more }, choice)
     started.push(gateway)
     await gateway.ready()
-    balance()
+    await balance()
     return gateway
   }
 
+  const { build } = options
+  if (build !== undefined) await mustRun(['migrate'], env, { build })
   const [bootstrap] = await Promise.all([
-    runProgram(['bootstrap'], env),
+    mustRun(['bootstrap'], env, { build }),
     ...Array.from({ length: options.replicas }, () => add()),
   ])
   const key = bootstrap.stdout.trim()
-  if (bootstrap.code !== 0) throw new Error(`bootstrap failed: ${bootstrap.stderr}`)
 
   const call = (method: string, path: string, { at = proxy.url, token = key, ...rest }: Call = {}) =>
     sendRequest(method, `${at}${path}`, { token, ...rest })
@@ -177,6 +192,12 @@ async function startCluster(
       await proxy.stop()
     },
   }
+}
+
+async function mustRun(command: string[], env: Record<string, string>, choice: BuildChoice) {
+  const ended = await runProgram(command, env, choice)
+  if (ended.code !== 0) throw new Error(`${command} failed: ${ended.stdout}${ended.stderr}`)
+  return ended
 }
 
 async function openConversation(cluster: Cluster, body: Record<string, unknown> = {}, opening?: Call) {

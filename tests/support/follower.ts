@@ -99,7 +99,7 @@ export async function followEvents(url: string, options: FollowOptions): Promise
       }, `${words} words of ${messageId} are streamed`),
     async stop() {
       isStopped = true
-      connections.at(-1)?.cut()
+      connections.at(-1)?.leave()
       await running
     },
   }

@@ -1,6 +1,7 @@
 import { scopeToOrganization } from '../../src/db/tenant.ts'
 import { createAuthenticator } from '../../src/domain/accounts/authenticate.ts'
 import { createSessionTokens } from '../../src/domain/accounts/session-token.ts'
+import { createBacklog } from '../../src/domain/limits/backlog.ts'
 import { createBudgets } from '../../src/domain/limits/budget.ts'
 import { createLimitBook } from '../../src/domain/limits/limits.ts'
 import { createRateLimiter } from '../../src/domain/limits/rate-limiter.ts'
@@ -23,6 +24,7 @@ export function createTestApp({ sql, signals }: Scene, { log }: World, over: Par
     ...{ log, signals, tokens, sse: missing, presence: missing, runner: missing, post: missing, version: '1' },
     ...{ pool: sql, scope: (organizationId) => scopeToOrganization(sql, organizationId) },
     ...{ defaultLimits, rates: createRateLimiter({ sql, limits }), budgets: createBudgets({ sql, limits }) },
+    ...{ backlog: createBacklog({ sql }, { max: 10_000 }), requestsMax: 1_000 },
     ...{ publicUrl: PUBLIC_URL, singleOrganization: false, auditKeepDays: 365, isStarting: () => false },
     authenticator: createAuthenticator({ sql, tokens }),
     readiness: () => Promise.reject(new Error('not asked for')),

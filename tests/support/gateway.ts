@@ -9,7 +9,6 @@ import { beforeEach } from 'vitest'
 
 /** The build under test; `LOBU_TEST_DIST` names another than this checkout's. */
 const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../dist', import.meta.url))
-const MAIN = path.join(DIST, 'main.js')
 /** Processes are found by walking /proc, which is Linux's. Elsewhere none are seen. */
 const HAS_PROC = existsSync('/proc/self/stat')
 /** Lines of one process that a failed test shows. */
@@ -21,6 +20,11 @@ export type LogLine = Record<string, unknown> & { level?: string; msg?: string }
 export interface Exit {
   code: number | null
   signal: NodeJS.Signals | null
+}
+
+/** `build`: the folder of another build than the one under test. */
+export interface BuildChoice {
+  build?: string | undefined
 }
 
 /** A process of the built program. */
@@ -56,9 +60,13 @@ export interface Gateway extends Program {
  * Starts `lobu <command>` with exactly this environment and a temporary folder of its own, by which everything that it
  * starts can be found again, whoever its parent is by then.
  */
-export async function startProgram(command: string[], env: Record<string, string>): Promise<Program> {
+export async function startProgram(
+  command: string[],
+  env: Record<string, string>,
+  { build = DIST }: BuildChoice = {},
+): Promise<Program> {
   const dir = await mkdtemp(path.join(tmpdir(), 'lobu-e2e-'))
-  const child = spawn(process.execPath, [MAIN, ...command], {
+  const child = spawn(process.execPath, [path.join(build, 'main.js'), ...command], {
     cwd: dir,
     env: { PATH: process.env.PATH ?? '', TMPDIR: dir, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -70,8 +78,9 @@ export async function startProgram(command: string[], env: Record<string, string
 export async function runProgram(
   command: string[],
   env: Record<string, string>,
+  choice?: BuildChoice,
 ): Promise<Exit & { stdout: string; stderr: string }> {
-  const program = await startProgram(command, env)
+  const program = await startProgram(command, env, choice)
   try {
     const exit = await program.exited
     return { ...exit, stdout: program.stdout(), stderr: program.stderr() }
@@ -88,8 +97,8 @@ export function requireProc(): void {
 }
 
 /** Starts a gateway on a free port of the loopback interface. Resolves when it listens; see `ready` for more. */
-export async function startGateway(env: Record<string, string>): Promise<Gateway> {
-  const program = await startProgram(['serve'], { PORT: '0', HOST: '127.0.0.1', LOG_PRETTY: '0', ...env })
+export async function startGateway(env: Record<string, string>, choice?: BuildChoice): Promise<Gateway> {
+  const program = await startProgram(['serve'], { PORT: '0', HOST: '127.0.0.1', LOG_PRETTY: '0', ...env }, choice)
   try {
     const port = Number((await program.logged('listening')).port)
     const url = `http://127.0.0.1:${port}`

@@ -25,6 +25,7 @@ const run = promisify(execFile)
 const log = createLogger({ level: 'silent', pretty: false })
 const SCRIPT = fileURLToPath(new URL('../../scripts/postgres-test.sh', import.meta.url))
 const CLUSTER_PREFIX = 'lobu-test-cluster-'
+const WITHOUT_DATABASE = ['structure', 'chart']
 /** A database that is older than any run takes belongs to one that crashed. */
 const LEFTOVER_MS = 2 * 3_600_000
 
@@ -34,7 +35,7 @@ const LEFTOVER_MS = 2 * 3_600_000
  * only when asked, because suites that need a server skip themselves there.
  */
 export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
-  if (project.vitest.projects.every(({ name }) => name === 'structure')) return undefined
+  if (project.vitest.projects.every(({ name }) => WITHOUT_DATABASE.includes(name))) return undefined
   if (process.env.LOBU_TEST_DB === 'embedded') {
     await provideEmbedded(project)
     return undefined

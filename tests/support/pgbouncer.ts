@@ -11,6 +11,11 @@ const PROGRAM = ['/usr/sbin/pgbouncer', '/usr/bin/pgbouncer', '/usr/local/bin/pg
   existsSync(file),
 )
 
+/** Whether `LOBU_FAULTS_POOLER=1` asks for a PgBouncer in front of Postgres wherever a suite puts nothing else there. */
+export function isPooled(): boolean {
+  return process.env.LOBU_FAULTS_POOLER === '1'
+}
+
 export interface PgBouncer {
   /** The URL given, through the pooler. */
   url: string
@@ -21,8 +26,15 @@ export function hasPgBouncer(): boolean {
   return PROGRAM !== undefined
 }
 
-/** A PgBouncer on the loopback with two connections to the server behind the URL. */
-export async function startPgBouncer(url: string, mode: 'transaction' | 'session'): Promise<PgBouncer> {
+/**
+ * A PgBouncer on the loopback. In transaction mode it has two connections to the server behind the URL unless told
+ * otherwise, so that whoever keeps one for longer than a transaction is noticed.
+ */
+export async function startPgBouncer(
+  url: string,
+  mode: 'transaction' | 'session',
+  poolSize = mode === 'transaction' ? 2 : 20,
+): Promise<PgBouncer> {
   const target = new URL(url)
   const port = await freePort()
   const dir = await mkdtemp(path.join(tmpdir(), 'lobu-pgbouncer-'))
@@ -38,7 +50,7 @@ unix_socket_dir =
 auth_type = trust
 auth_file = ${path.join(dir, 'users.txt')}
 pool_mode = ${mode}
-default_pool_size = ${mode === 'transaction' ? 2 : 20}
+default_pool_size = ${poolSize}
 `,
   )
   await chmod(dir, 0o755)

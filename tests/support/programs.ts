@@ -18,7 +18,12 @@ export interface Programs {
 }
 
 /** The least that production starts with. */
-export const productionEnv = (url: string) => ({ NODE_ENV: 'production', DATABASE_URL: url, ...SECRETS })
+export const productionEnv = (url: string) => ({
+  NODE_ENV: 'production',
+  DATABASE_URL: url,
+  SHUTDOWN_WAIT_SECONDS: '0',
+  ...SECRETS,
+})
 
 /** `programs`: see `Programs`. When the test fails, the ends of their logs are printed. */
 export const test = base.extend<{ programs: Programs }>({

@@ -5,7 +5,9 @@ import type { Random } from './random.ts'
 export interface LoadBalancer {
   readonly url: string
   /** Where requests may go. To be changed at any time; a frozen replica, which still takes connections, must be left out. */
-  setTargets(ports: number[]): void
+  setTargets(ports: number[]): void | Promise<void>
+  /** From now on a replica that refuses the connection is not skipped: as behind a balancer that only knows readiness. */
+  trustTargets(): void
   /** Requests passed on so far, by port. */
   counts(): Map<number, number>
   /** Breaks off all that is open to this replica, as a load balancer does that gave it up. */
@@ -20,11 +22,12 @@ export interface LoadBalancer {
  */
 export async function startLoadBalancer({ random }: { random: Random }): Promise<LoadBalancer> {
   let targets: number[] = []
+  let skips = true
   const counts = new Map<number, number>()
   const open = new Map<Socket, number>()
 
   async function pass(incoming: IncomingMessage, outgoing: ServerResponse) {
-    const socket = await connectAny(random.shuffle(targets))
+    const socket = await connectAny(random.shuffle(targets).slice(0, skips ? undefined : 1))
     if (!socket) return void outgoing.writeHead(502, { connection: 'close' }).end('no replica takes connections')
     const port = socket.remotePort ?? 0
     counts.set(port, (counts.get(port) ?? 0) + 1)
@@ -58,6 +61,9 @@ export async function startLoadBalancer({ random }: { random: Random }): Promise
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     setTargets(ports) {
       targets = ports
+    },
+    trustTargets() {
+      skips = false
     },
     counts: () => counts,
     giveUp(port) {

@@ -6,6 +6,7 @@ import { type Following, followConversation } from '../../src/domain/conversatio
 import { type OpenConversation, openConversation } from '../../src/domain/conversations/open.ts'
 import { type Accepted, type AcceptOptions, acceptMessage, type NewMessage } from '../../src/domain/messages/accept.ts'
 import { type EndOfRun, type EndResult, endRun } from '../../src/domain/runs/end.ts'
+import { noteEndsSeen } from '../../src/domain/runs/ends-seen.ts'
 import type { Signals } from '../../src/domain/signals.ts'
 import { sha256 } from '../../src/lib/ids.ts'
 import { createReplica } from '../../src/queue/replica.ts'
@@ -48,6 +49,8 @@ export interface Scene {
   /** Opens a stream: it counts as open until `leave`. */
   follow(conversationId: string, lastEventId?: string): Promise<Following>
   leave(following: Following): Promise<void>
+  /** Notes that a reader has had all ends so far. */
+  see(conversationId: string): Promise<void>
   /** Runs `work` in a transaction that stays open, with its locks, until `release` commits it. */
   hold(sql: Sql, work: (tx: Sql) => Promise<unknown>): Promise<{ tx: Sql; release(): Promise<void> }>
   /** Resolves once so many statements of this database wait for a lock. */
@@ -139,6 +142,7 @@ export async function createScene(world: Stage & Partial<World>, given?: Sql): P
     async leave({ stream }) {
       await sql`delete from stream_presence where id = ${stream.id}`
     },
+    see: (conversationId) => noteEndsSeen(sql, [{ organizationId, conversationId, seq: Number.MAX_SAFE_INTEGER }]),
     hold: (on, work) => holdOpen(world, on, work),
     lockWaiters: (count) => waitForLockWaiters(sql, count),
   }

@@ -40,6 +40,8 @@ export interface SseClient {
   waitForId(id: number): Promise<SseEvent>
   stall(): void
   resume(): void
+  /** Closes the connection in order, as a client does that has what it came for. */
+  leave(): void
   /** Ends the connection by RST, as a dying machine or a load balancer does. */
   cut(): void
 }
@@ -198,6 +200,7 @@ function readStream(res: IncomingMessage, options: SseOptions): SseClient {
     },
     stall: () => void res.pause(),
     resume: () => void res.resume(),
+    leave: () => void res.socket.destroy(),
     cut: () => void res.socket.resetAndDestroy(),
   }
 }

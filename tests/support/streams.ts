@@ -3,6 +3,7 @@ import type { Database, Sql } from '../../src/db/client.ts'
 import { createNotifier } from '../../src/db/notify.ts'
 import { inTransaction } from '../../src/db/transaction.ts'
 import { type Actor, actorWithAll } from '../../src/domain/accounts/actor.ts'
+import { noteEndsSeen } from '../../src/domain/runs/ends-seen.ts'
 import type { Signals } from '../../src/domain/signals.ts'
 import { createSignals, hearSignals } from '../../src/doorbells.ts'
 import { eventRoutes } from '../../src/http/routes/events.ts'
@@ -121,7 +122,7 @@ async function startReplica(
   const { log } = world
   const id = newId('replica')
   await (await world.run(createReplica({ sql, log }, { id, version: 'test', leaseMs: 60_000 }))).register()
-  const presence = await world.run(createPresence({ sql, log }))
+  const presence = await world.run(createPresence({ sql, log, noteEndsSeen: (seen) => noteEndsSeen(sql, seen) }))
   const tail = createTail({ sql, log }, { pollMs: () => pollMs })
   if (!asleep) await world.run(tail)
   const sse = await world.run(createSseManager({ sql, tail, log }, { ...DEFAULTS, ...options }))

@@ -41,7 +41,7 @@ export async function talk(cluster: Cluster, options: TalkOptions): Promise<Seen
   const say = options.content ?? ((marker) => `/echo ${marker} /words 30 /delay ${random.pick([1, 5, 20])}`)
   const conversation = await ask(() => cluster.open({ thread: name }, options.call))
   // From the start, and not fresh: a fresh stream that breaks before it showed anything comes back as another fresh one,
-  // and those never show a turn that ended while the first was open.
+  // and those show no turn that ended more than half a minute ago.
   const follower = await ask(() => conversation.follow({ lastEventId: 0 }))
   const acknowledged: Acknowledged[] = []
   for (let turn = 1; turn === 1 || goOn(turn); turn++) {

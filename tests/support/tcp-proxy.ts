@@ -5,11 +5,13 @@ export interface TcpProxy {
   url: string
   /** From now on nothing is passed on, new connections included, and nobody is told: a peer that vanished. */
   freeze(): void
+  /** As `freeze`, behind the next so many pieces that clients send: of a process that stops in the middle of its work. */
+  freezeBehind(pieces: number): Promise<void>
   /** Passes on again, for connections made from now on. */
   thaw(): void
   /** Breaks all connections with a reset, which the other side sees as an error and not as an end. */
   reset(): void
-  /** Connections that are open. */
+  /** Connections that are open, and those that ended while it was frozen. */
   count(): number
   close(): Promise<void>
 }
@@ -19,27 +21,44 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
   const { hostname, port } = new URL(url)
   const pairs = new Set<[Socket, Socket]>()
   let frozen = false
+  /** Of clients, to be passed on before it freezes. */
+  let piecesLeft = Number.POSITIVE_INFINITY
+  let onFrozen = () => {}
   const server = createServer((client) => {
     const upstream = connect(Number(port || 5432), hostname)
     const pair: [Socket, Socket] = [client, upstream]
     pairs.add(pair)
     for (const [from, to] of [pair, [upstream, client]] as const) {
-      from.on('data', (chunk) => !frozen && to.write(chunk))
+      from.on('data', (chunk) => {
+        if (frozen) return
+        to.write(chunk)
+        if (from === client && --piecesLeft === 0) freeze()
+      })
       from.on('error', () => {})
       from.on('close', () => {
+        // The other side is not told, but can still be reset.
+        if (frozen) return
         pairs.delete(pair)
-        if (!frozen) to.destroy()
+        to.destroy()
       })
     }
   })
+  function freeze() {
+    frozen = true
+    onFrozen()
+  }
   await new Promise<void>((resolve) => server.listen(ownPort, '127.0.0.1', resolve))
   const own = new URL(url)
   own.hostname = '127.0.0.1'
   own.port = String((server.address() as AddressInfo).port)
   return {
     url: own.href,
-    freeze() {
-      frozen = true
+    freeze,
+    freezeBehind(pieces) {
+      piecesLeft = pieces
+      return new Promise((resolve) => {
+        onFrozen = resolve
+      })
     },
     thaw() {
       frozen = false

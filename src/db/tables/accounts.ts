@@ -1,14 +1,20 @@
 /** Who may use the gateway: organizations, their people, keys and invitations. How people sign in is in `sign-in.ts`. */
 import { sql } from 'drizzle-orm'
-import { boolean, check, index, pgTable, primaryKey, text } from 'drizzle-orm/pg-core'
+import { boolean, check, index, pgTable, primaryKey, text, uniqueIndex } from 'drizzle-orm/pg-core'
 import { at } from './columns.ts'
 
-export const organizations = pgTable('organizations', {
-  id: text('id').primaryKey(),
-  slug: text('slug').notNull().unique('organizations_slug_key'),
-  name: text('name').notNull(),
-  createdAt: at('created_at').notNull().defaultNow(),
-})
+export const organizations = pgTable(
+  'organizations',
+  {
+    id: text('id').primaryKey(),
+    slug: text('slug').notNull().unique('organizations_slug_key'),
+    name: text('name').notNull(),
+    /** The one that a fresh install begins with, and that people of the operator's own provider join, whatever it is called. */
+    isDefault: boolean('is_default').notNull().default(false),
+    createdAt: at('created_at').notNull().defaultNow(),
+  },
+  (t) => [uniqueIndex('organizations_default_idx').on(t.isDefault).where(sql`${t.isDefault}`)],
+)
 
 /** The first column of what belongs to an organization, and is removed with it. */
 export const organizationId = () =>
@@ -94,8 +100,13 @@ export const apiKeys = pgTable(
     revokedAt: at('revoked_at'),
     /** Known to about a minute. */
     lastUsedAt: at('last_used_at'),
+    /** The program that its member made it with: it ends when they take back what they gave the program. */
+    clientId: text('client_id'),
     /** The key that took its place at a rotation. */
     replacedBy: text('replaced_by'),
   },
-  (t) => [primaryKey({ name: 'api_keys_pkey', columns: [t.organizationId, t.id] })],
+  (t) => [
+    primaryKey({ name: 'api_keys_pkey', columns: [t.organizationId, t.id] }),
+    index('api_keys_ended_idx').on(sql`least(${t.revokedAt}, ${t.expiresAt})`),
+  ],
 )

@@ -12,6 +12,7 @@ import {
   text,
   uuid,
 } from 'drizzle-orm/pg-core'
+import type { StepFinish } from '../shapes.ts'
 import { organizationId, users } from './accounts.ts'
 import { at, int8 } from './columns.ts'
 
@@ -112,7 +113,10 @@ export const usageDays = pgTable(
     costMicros: int8('cost_micros').notNull().default(0),
     unpricedRuns: int8('unpriced_runs').notNull().default(0),
   },
-  (t) => [primaryKey({ name: 'usage_days_pkey', columns: [t.organizationId, t.day, t.agentId, t.model, t.userId] })],
+  (t) => [
+    primaryKey({ name: 'usage_days_pkey', columns: [t.organizationId, t.day, t.agentId, t.model, t.userId] }),
+    index('usage_days_day_idx').on(t.day),
+  ],
 )
 
 /**
@@ -137,6 +141,8 @@ export const usageSteps = pgTable(
     cachedInputTokens: int8('cached_input_tokens').notNull(),
     /** Null: the model has no price. */
     costMicros: int8('cost_micros'),
+    /** How the turn stands behind it, for whoever takes it up. Null: saved by an earlier release. */
+    finish: text('finish').$type<StepFinish>(),
   },
   (t) => [primaryKey({ name: 'usage_steps_pkey', columns: [t.organizationId, t.runId, t.fence, t.step] })],
 )

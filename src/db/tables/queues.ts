@@ -48,7 +48,7 @@ export const runs = pgTable(
     /** Log positions between which this run's events lie: after `startSeq`, up to `endSeq`. Null again once pruned. */
     startSeq: int8('start_seq'),
     endSeq: int8('end_seq'),
-    /** When somebody could first see the end: a stream of the conversation was open, or was shown it, or the run was read. */
+    /** When somebody first had the end: it was taken off by a stream that did not break, or the run was read. */
     endSeenAt: at('end_seen_at'),
     resultText: text('result_text'),
     usage: jsonb('usage').$type<RunUsage>(),
@@ -132,6 +132,7 @@ export const outbox = pgTable(
     primaryKey({ name: 'outbox_pkey', columns: [t.organizationId, t.id] }),
     index('outbox_ready_idx').on(t.kind, t.organizationId, t.targetHost, t.dueAt).where(sql`${t.ready}`),
     index('outbox_due_idx').on(t.dueAt).where(sql`not ${t.ready}`),
+    index('outbox_created_idx').on(t.createdAt),
     check('outbox_payload_check', sql`jsonb_typeof(${t.payload}) = 'object'`),
   ],
 )
@@ -147,5 +148,8 @@ export const deadLetters = pgTable(
     attempts: integer('attempts').notNull(),
     createdAt: at('created_at').notNull().defaultNow(),
   },
-  (t) => [primaryKey({ name: 'dead_letters_pkey', columns: [t.organizationId, t.id] })],
+  (t) => [
+    primaryKey({ name: 'dead_letters_pkey', columns: [t.organizationId, t.id] }),
+    index('dead_letters_created_idx').on(t.createdAt),
+  ],
 )

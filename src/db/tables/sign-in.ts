@@ -26,7 +26,7 @@ export const userSessions = pgTable(
     createdAt: at('created_at').notNull().defaultNow(),
     updatedAt: at('updated_at').notNull().defaultNow(),
   },
-  (t) => [index('user_sessions_user_idx').on(t.userId)],
+  (t) => [index('user_sessions_user_idx').on(t.userId), index('user_sessions_expiry_idx').on(t.expiresAt)],
 )
 
 /** A way of one person to sign in: a password (hashed by better-auth), or an identity at a provider (tokens sealed by it). */
@@ -97,12 +97,16 @@ export const passkeys = pgTable(
 )
 
 /** Counts of better-auth's own routes; shared, so that a limit stays what it is with any number of replicas. */
-export const signInRateLimits = pgTable('sign_in_rate_limits', {
-  id: id(),
-  key: text('key').notNull().unique('sign_in_rate_limits_key_key'),
-  count: integer('count').notNull(),
-  lastRequest: int8('last_request').notNull(),
-})
+export const signInRateLimits = pgTable(
+  'sign_in_rate_limits',
+  {
+    id: id(),
+    key: text('key').notNull().unique('sign_in_rate_limits_key_key'),
+    count: integer('count').notNull(),
+    lastRequest: int8('last_request').notNull(),
+  },
+  (t) => [index('sign_in_rate_limits_last_idx').on(t.lastRequest)],
+)
 
 /** Keys that sign OAuth tokens; the private half is sealed by better-auth. */
 export const signingKeys = pgTable('signing_keys', {

@@ -32,6 +32,8 @@ export const streamPresence = pgTable(
     organizationId: text('organization_id').notNull(),
     conversationId: text('conversation_id').notNull(),
     id: uuid('id').notNull(),
+    /** Number behind which the stream began: it is to be sent all ends that come after. */
+    afterSeq: int8('after_seq').notNull().default(0),
     replicaId: text('replica_id')
       .notNull()
       .references(() => replicas.id, { onDelete: 'cascade' }),

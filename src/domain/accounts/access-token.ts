@@ -1,7 +1,7 @@
-import { LRUCache } from 'lru-cache'
 import type { Sql } from '../../db/client.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
+import { createRecall } from '../../lib/recall.ts'
 import { ACCESS_CACHE_MS } from './access.ts'
 import type { Actor } from './actor.ts'
 import { permissionsWithin, type Role } from './permissions.ts'
@@ -37,25 +37,14 @@ export function looksLikeAccessToken(token: string): boolean {
 
 /** Looks up access tokens, and remembers them for a moment by their hash. */
 export function createAccessTokens({ sql }: { sql: Sql }): AccessTokens {
-  const known = new LRUCache<string, AccessGrant>({ max: CACHE_MAX, ttl: ACCESS_CACHE_MS })
-  /** Look-ups that began before the last change must not be kept. */
-  let generation = 0
+  const known = createRecall<AccessGrant>({ max: CACHE_MAX, ttlMs: ACCESS_CACHE_MS })
   return {
     async find(token) {
       if (!looksLikeAccessToken(token)) return null
       const hash = sha256(token.slice(ACCESS_TOKEN_PREFIX.length))
-      const cached = known.get(hash)
-      if (cached) return cached
-      const [begun, start] = [generation, performance.now()]
-      const grant = await readGrant(sql, hash)
-      // Counted from before the look-up: what it saw was true then, and may have changed since.
-      if (grant && begun === generation) known.set(hash, grant, { start })
-      return grant
+      return known.get(hash, () => readGrant(sql, hash))
     },
-    forget() {
-      generation++
-      known.clear()
-    },
+    forget: known.forget,
   }
 }
 

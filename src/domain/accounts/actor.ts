@@ -20,6 +20,8 @@ export interface Actor {
   keyId?: string
   /** The person that a session token was made for. */
   memberId?: string
+  /** The browser session that a session token was made in, or the program that made it. */
+  madeIn?: { sessionId?: string | undefined; clientId?: string | undefined }
   /** Where the request came from. */
   origin?: Origin
 }

@@ -25,6 +25,8 @@ export interface ApiKeyFields {
   /** Permissions, or `*` for all that the owner of the key has. */
   scopes?: string[]
   expiresAt?: Date | null
+  /** The program that its person made it with, directly or through another key: it ends when they take the program's access back. */
+  clientId?: string | null
 }
 
 /** Makes an API key, without asking whether anybody may: for that see `domain/keys/create.ts`. */
@@ -32,9 +34,10 @@ export async function createApiKey(sql: Sql, fields: ApiKeyFields): Promise<NewA
   const id = newId('key')
   const token = `${PREFIX}${randomBytes(24).toString('base64url')}`
   await sql`
-    insert into api_keys (organization_id, id, user_id, name, token_hash, token_prefix, scopes, expires_at)
+    insert into api_keys (organization_id, id, user_id, name, token_hash, token_prefix, scopes, expires_at,
+      client_id)
     values (${fields.organizationId}, ${id}, ${fields.userId}, ${fields.name}, ${sha256(token)},
-      ${token.slice(0, SHOWN_CHARS)}, ${fields.scopes ?? ['*']}, ${fields.expiresAt ?? null})`
+      ${token.slice(0, SHOWN_CHARS)}, ${fields.scopes ?? ['*']}, ${fields.expiresAt ?? null}, ${fields.clientId ?? null})`
   return { id, token }
 }
 
@@ -42,7 +45,10 @@ export function looksLikeApiKey(token: string): boolean {
   return token.startsWith(PREFIX)
 }
 
-/** Who speaks with a valid key; null for one that is unknown, revoked or expired, or whose owner is no member any more. */
+/**
+ * Who speaks with a valid key; null for one that is unknown, revoked or expired, or whose owner is no member any more, or
+ * whose program is disabled.
+ */
 export async function findApiKey(sql: Sql, token: string): Promise<Actor | null> {
   return findWhere(sql, sql`k.token_hash = ${sha256(token)}`)
 }
@@ -65,7 +71,9 @@ async function findWhere(sql: Sql, condition: ReturnType<Sql>): Promise<Actor | 
     join organizations o on o.id = k.organization_id
     left join members m on m.organization_id = k.organization_id and m.user_id = k.user_id
     where ${condition} and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
-      and (k.user_id is null or m.user_id is not null)`
+      and (k.user_id is null or m.user_id is not null)
+      and (k.client_id is null or exists (
+        select 1 from oauth_clients c where c.client_id = k.client_id and c.disabled is not true))`
   if (!row) return null
   const { id, organizationId, slug, userId, role, scopes } = row
   return {

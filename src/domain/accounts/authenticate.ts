@@ -1,7 +1,7 @@
-import { LRUCache } from 'lru-cache'
 import type { Sql } from '../../db/client.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
+import { createRecall } from '../../lib/recall.ts'
 import { ACCESS_CACHE_MS } from './access.ts'
 import { type AccessTokens, actorOfGrant, looksLikeAccessToken } from './access-token.ts'
 import type { Actor } from './actor.ts'
@@ -46,19 +46,7 @@ export interface AuthenticatorDeps {
 export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   const { sql, tokens, people, accessTokens, noteKeyUse } = deps
   // Keyed by hash: a memory dump of the cache must not hold keys that work.
-  const known = new LRUCache<string, Actor>({ max: CACHE_MAX, ttl: ACCESS_CACHE_MS })
-  /** Look-ups that began before the last change must not be kept. */
-  let generation = 0
-
-  /** Counted from before the look-up: what it saw was true then, and may have changed since. */
-  async function remember(name: string, find: () => Promise<Actor | null>): Promise<Actor | null> {
-    const cached = known.get(name)
-    if (cached) return cached
-    const [begun, start] = [generation, performance.now()]
-    const actor = await find()
-    if (actor && begun === generation) known.set(name, actor, { start })
-    return actor
-  }
+  const known = createRecall<Actor>({ max: CACHE_MAX, ttlMs: ACCESS_CACHE_MS })
 
   async function actorOf(token: string, organizationSlug: string | undefined): Promise<Actor | null> {
     if (looksLikeAccessToken(token)) {
@@ -66,13 +54,14 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
       return grant && (actorOfGrant(grant, organizationSlug) ?? refuse(organizationSlug ?? ''))
     }
     if (!looksLikeApiKey(token)) return actorOfSession(token)
-    const actor = await remember(sha256(token), () => findApiKey(sql, token))
+    const actor = await known.get(sha256(token), () => findApiKey(sql, token))
     if (actor) noteKeyUse?.({ organizationId: actor.organizationId, keyId: actor.credentialId })
     return actor
   }
 
   /**
-   * A session token is worth what its maker is: the key that it was made with, or the membership of the person. Its
+   * A session token is worth what its maker is: the key that it was made with, or the membership of the person together
+   * with their browser session, or what they gave the program. Its
    * organization may have another slug by now. Tokens from before they named their maker are good until they expire.
    */
   async function actorOfSession(token: string): Promise<Actor | null> {
@@ -84,12 +73,13 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return { ...session, organizationSlug: maker.organizationSlug }
   }
 
-  async function findMaker({ organizationId, keyId, memberId }: Actor): Promise<Actor | null | undefined> {
+  async function findMaker({ organizationId, keyId, memberId, madeIn = {} }: Actor): Promise<Actor | null | undefined> {
     if (keyId !== undefined) {
-      return remember(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
+      return known.get(`${organizationId}/${keyId}`, () => findApiKeyById(sql, { organizationId, keyId }))
     }
     if (memberId === undefined) return undefined
-    return remember(`${organizationId}/member/${memberId}`, () => findMember(sql, { organizationId, userId: memberId }))
+    const name = [organizationId, 'member', memberId, madeIn.sessionId ?? '', madeIn.clientId ?? ''].join('/')
+    return known.get(name, () => findMember(sql, { organizationId, userId: memberId, ...madeIn }))
   }
 
   async function authenticatePerson({ cookie, organizationSlug }: Credentials): Promise<Actor> {
@@ -116,8 +106,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
       return actor
     },
     forget() {
-      generation++
-      known.clear()
+      known.forget()
       people?.forget()
       accessTokens?.forget()
     },

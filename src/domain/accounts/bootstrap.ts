@@ -30,18 +30,34 @@ export async function bootstrap(
     const userId = (await findOwner(tx, organizationId)) ?? (await ensurePlaceholder(tx, organizationId))
     await ensureDefaultAgent(tx, organizationId)
     const { id, token } = await createApiKey(tx, { organizationId, userId, name: 'bootstrap' })
-    return { organizationSlug: ORGANIZATION.slug, id, token }
+    const [organization] = await tx<{ slug: string }[]>`select slug from organizations where id = ${organizationId}`
+    return { organizationSlug: organization!.slug, id, token }
   })
 }
 
-/** The default organization's id; it is made, with its default agent, where it is missing. */
+/**
+ * The default organization's id, whatever it is called by now; it is made, with its default agent, where it is missing. Its
+ * first slug is reserved, so one that has it and is not marked was made by a replica of an earlier release.
+ */
 export async function ensureOrganization(tx: Sql): Promise<string> {
+  const organizationId = (await findDefault(tx)) ?? (await makeDefault(tx))
+  await ensureDefaultAgent(tx, organizationId)
+  return organizationId
+}
+
+async function makeDefault(tx: Sql): Promise<string> {
   await tx`
-    insert into organizations (id, slug, name) values (${newId('org')}, ${ORGANIZATION.slug}, ${ORGANIZATION.name})
-    on conflict (slug) do nothing`
-  const [row] = await tx<{ id: string }[]>`select id from organizations where slug = ${ORGANIZATION.slug}`
-  await ensureDefaultAgent(tx, row!.id)
-  return row!.id
+    insert into organizations (id, slug, name, is_default)
+    values (${newId('org')}, ${ORGANIZATION.slug}, ${ORGANIZATION.name}, true) on conflict do nothing`
+  await tx`
+    update organizations set is_default = true
+    where slug = ${ORGANIZATION.slug} and not exists (select 1 from organizations where is_default)`
+  return (await findDefault(tx))!
+}
+
+async function findDefault(tx: Sql): Promise<string | undefined> {
+  const [row] = await tx<{ id: string }[]>`select id from organizations where is_default`
+  return row?.id
 }
 
 async function findOwner(tx: Sql, organizationId: string): Promise<string | undefined> {

@@ -1,8 +1,8 @@
 import { createHmac, timingSafeEqual } from 'node:crypto'
-import { LRUCache } from 'lru-cache'
 import type { Sql } from '../../db/client.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
+import { createRecall } from '../../lib/recall.ts'
 import { ACCESS_CACHE_MS } from './access.ts'
 import type { Actor } from './actor.ts'
 import { permissionsWithin, type Role } from './permissions.ts'
@@ -69,26 +69,15 @@ export interface PersonLookup {
 /** Looks people up by their cookie, once for all that a page asks in a moment. */
 export function createPersonLookup({ sql, cookies }: { sql: Sql; cookies: SessionCookies }): PersonLookup {
   // Keyed by hash: a memory dump of the cache must not hold sessions that work.
-  const known = new LRUCache<string, Person>({ max: CACHE_MAX, ttl: ACCESS_CACHE_MS })
-  /** Look-ups that began before the last change must not be kept. */
-  let generation = 0
+  const known = createRecall<Person>({ max: CACHE_MAX, ttlMs: ACCESS_CACHE_MS })
   return {
     async identify(cookieHeader) {
       const token = cookies.read(cookieHeader)
       if (token === null) return null
-      const key = sha256(token)
-      const cached = known.get(key)
-      if (cached) return cached.expiresAt.getTime() > Date.now() ? cached : null
-      const [begun, start] = [generation, performance.now()]
-      const person = await findPerson(sql, token)
-      // Counted from before the look-up: what it saw was true then, and may have changed since.
-      if (person && begun === generation) known.set(key, person, { start })
-      return person
+      const person = await known.get(sha256(token), () => findPerson(sql, token))
+      return person && person.expiresAt.getTime() > Date.now() ? person : null
     },
-    forget() {
-      generation++
-      known.clear()
-    },
+    forget: known.forget,
   }
 }
 

@@ -40,6 +40,23 @@ export function includesRole(role: Role, other: Role): boolean {
   return ROLE_NAMES.indexOf(role) <= ROLE_NAMES.indexOf(other)
 }
 
+/**
+ * As whom a credential counts among members. One that is limited to some permissions is no owner and no admin, whoever made
+ * it: what it was not given must not be had by way of those who have it.
+ */
+export function rankOf({
+  role,
+  permissions,
+}: {
+  role: Role | null
+  permissions: ReadonlySet<Permission>
+}): Role | null {
+  if (role === null) return null
+  const whole = ROLE_NAMES.find((one) => includesRole(role, one) && ROLES[one].every((each) => permissions.has(each)))
+  if (whole !== undefined && includesRole(whole, 'member')) return whole
+  return includesRole(role, 'member') ? 'member' : role
+}
+
 /** What is left of a member's permissions in a credential with these scopes. `*` stands for all of them. */
 export function permissionsWithin(role: Role, scopes: readonly string[]): ReadonlySet<Permission> {
   const own: readonly Permission[] = ROLES[role]

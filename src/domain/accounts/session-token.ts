@@ -19,6 +19,10 @@ export interface SessionClaims {
   keyId?: string | undefined
   /** The person it is made for, by a browser session or a program: it stops working when they are no member any more. */
   memberId?: string | undefined
+  /** The browser session that it is made in: it stops working when the person signs out. */
+  sessionId?: string | undefined
+  /** The program that makes it: it stops working when nothing is left of what the person gave the program. */
+  clientId?: string | undefined
 }
 
 export interface SessionTokens {
@@ -44,6 +48,8 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
         conv: claims.conversationId,
         ...(claims.keyId === undefined ? {} : { key: claims.keyId }),
         ...(claims.memberId === undefined ? {} : { member: claims.memberId }),
+        ...(claims.sessionId === undefined ? {} : { sid: claims.sessionId }),
+        ...(claims.clientId === undefined ? {} : { app: claims.clientId }),
       })
         .setProtectedHeader({ alg: 'HS256', typ: 'JWT' })
         .setSubject(claims.userId)
@@ -58,7 +64,7 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
       const options = { issuer: ISSUER, audience: AUDIENCE, algorithms: ['HS256'], typ: 'JWT' }
       const verified = await jwtVerify(token, key, options).catch(() => null)
       if (!verified) return null
-      const { org, slug, agent, conv, sub, key: keyId, member: memberId } = verified.payload
+      const { org, slug, agent, conv, sub, key: keyId, member: memberId, sid, app } = verified.payload
       if (typeof org !== 'string' || typeof slug !== 'string' || typeof agent !== 'string') return null
       if (typeof conv !== 'string' || typeof sub !== 'string') return null
       return {
@@ -69,6 +75,10 @@ export function createSessionTokens(jwtSecret: string): SessionTokens {
         permissions: SESSION_PERMISSIONS,
         ...(typeof keyId === 'string' ? { keyId } : {}),
         ...(typeof memberId === 'string' ? { memberId } : {}),
+        madeIn: {
+          ...(typeof sid === 'string' ? { sessionId: sid } : {}),
+          ...(typeof app === 'string' ? { clientId: app } : {}),
+        },
       }
     },
   }

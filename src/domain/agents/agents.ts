@@ -4,6 +4,7 @@ import { AppError } from '../../lib/errors.ts'
 import { removeLogs } from '../../sse/event-log.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
 import { recordAudit } from '../audit/record.ts'
+import { requireRoom } from '../limits/room.ts'
 import { dropAgentSecrets } from '../secrets/store.ts'
 import type { Signals } from '../signals.ts'
 
@@ -49,7 +50,7 @@ export async function getAgent(sql: Sql, { actor, agentId }: { actor: Actor; age
 
 /**
  * Makes an agent. The same call again is answered with the agent that is there.
- * @throws AppError 'conflict' when the id belongs to an agent with other fields.
+ * @throws AppError 'conflict' when the id belongs to an agent with other fields, 'limit_reached'
  */
 export async function createAgent(
   sql: Sql,
@@ -57,6 +58,10 @@ export async function createAgent(
 ): Promise<{ agent: Agent; created: boolean }> {
   requirePermission(actor, 'agents:write')
   const made = await inTransaction(sql, async (tx) => {
+    const [there] = await tx`
+      select 1 from agents where organization_id = ${actor.organizationId} and id = ${agentId}`
+    if (there) return undefined
+    await requireRoom(tx, { organizationId: actor.organizationId, of: 'agents' })
     const [row] = await tx<Agent[]>`
       insert into agents (organization_id, id, name, description, model, instructions)
       values (${actor.organizationId}, ${agentId}, ${fields.name}, ${fields.description}, ${fields.model},

@@ -3,6 +3,7 @@ import { makeMember, personIn } from '../../../tests/support/people.ts'
 import { createScene, type Scene } from '../../../tests/support/scene.ts'
 import { test, type World } from '../../../tests/support/world.ts'
 import { scopeToOrganization } from '../../db/tenant.ts'
+import { inTransaction } from '../../db/transaction.ts'
 import { ROLE_NAMES, ROLES } from '../accounts/permissions.ts'
 import { exportAudit } from './export.ts'
 import { type AuditFilter, listAudit } from './list.ts'
@@ -146,6 +147,9 @@ describe('retention', () => {
     }
   }
 
+  const prune = ({ sql }: Scene, bounds: { keepDays: number; rowsMax: number }) =>
+    inTransaction(sql, (tx) => pruneAudit(tx, bounds))
+
   test('removes what is older than the setting, or than the organization’s own', async ({ world }) => {
     const [usual, short, long] = [await createStage(world), await createStage(world), await createStage(world)]
     await short.scene
@@ -153,8 +157,8 @@ describe('retention', () => {
     await long.scene
       .sql`insert into organization_limits (organization_id, audit_keep_days) values (${long.scene.organizationId}, 1000)`
     for (const { scene } of [usual, short, long]) await age(scene, [5, 50, 500, 2000])
-    expect(await pruneAudit(usual.scene.sql, { keepDays: 365, rowsMax: 100 })).toBe(2 + 3 + 1)
-    expect(await pruneAudit(usual.scene.sql, { keepDays: 365, rowsMax: 100 })).toBe(0)
+    expect(await prune(usual.scene, { keepDays: 365, rowsMax: 100 })).toBe(2 + 3 + 1)
+    expect(await prune(usual.scene, { keepDays: 365, rowsMax: 100 })).toBe(0)
     expect(await usual.actions()).toEqual(['day.5', 'day.50'])
     expect(await short.actions()).toEqual(['day.5'])
     expect(await long.actions()).toEqual(['day.5', 'day.50', 'day.500'])
@@ -163,8 +167,8 @@ describe('retention', () => {
   test('goes in batches, the oldest first', async ({ world }) => {
     const { scene, actions } = await createStage(world)
     await age(scene, [400, 600, 500])
-    expect(await pruneAudit(scene.sql, { keepDays: 365, rowsMax: 2 })).toBe(2)
+    expect(await prune(scene, { keepDays: 365, rowsMax: 2 })).toBe(2)
     expect(await actions()).toEqual(['day.400'])
-    expect(await pruneAudit(scene.sql, { keepDays: 365, rowsMax: 2 })).toBe(1)
+    expect(await prune(scene, { keepDays: 365, rowsMax: 2 })).toBe(1)
   })
 })

@@ -17,9 +17,10 @@ async function answer(scene: Scene, conversation: string, text: string) {
   return run
 }
 
-/** What a fresh stream is shown now; it is closed again at once. */
+/** What a fresh stream is shown now; it reads all of it and is closed again. */
 async function shownFresh(scene: Scene, conversation: string) {
   const following = await scene.follow(conversation)
+  await scene.see(conversation)
   await scene.leave(following)
   return scene.events(conversation, following.after)
 }
@@ -41,7 +42,7 @@ describe('a fresh stream', () => {
     const scene = await createScene(world)
     const conversation = await scene.open()
     await answer(scene, conversation, 'old')
-    await scene.leave(await scene.follow(conversation))
+    await shownFresh(scene, conversation)
     const run = await scene.start(conversation)
     await scene.say(run, 'new ')
     await scene.publish()
@@ -57,14 +58,48 @@ describe('a fresh stream', () => {
     expect(await scene.events(conversation, following.after)).toHaveLength(2)
   })
 
-  test('is not shown a turn whose end an open stream could see', async ({ world }) => {
+  test('is not shown a turn whose end another stream was sent', async ({ world }) => {
     const scene = await createScene(world)
     const conversation = await scene.open()
     const open = await scene.follow(conversation)
     await answer(scene, conversation, 'seen')
+    await scene.see(conversation)
     await scene.leave(open)
 
     expect(await shownFresh(scene, conversation)).toEqual([])
+  })
+
+  test('is shown a turn that another stream was to be sent and was not', async ({ world }) => {
+    const scene = await createScene(world)
+    const conversation = await scene.open()
+    const torn = await scene.follow(conversation)
+    const run = await answer(scene, conversation, 'lost')
+    await scene.leave(torn)
+
+    expect(textOfEvents(await shownFresh(scene, conversation), run.messageId)).toBe('lost')
+  })
+
+  test('is shown it too when nobody can say any more whether it was sent', async ({ world }) => {
+    const scene = await createScene(world)
+    const conversation = await scene.open()
+    // Its replica was killed a moment ago: nobody takes the stream back, and the lease still lives.
+    await scene.follow(conversation)
+    const run = await answer(scene, conversation, 'lost')
+
+    expect(textOfEvents(await shownFresh(scene, conversation), run.messageId)).toBe('lost')
+  })
+
+  test('waits for the word of another stream that is being sent the end', async ({ world }) => {
+    const scene = await createScene(world)
+    const conversation = await scene.open()
+    const open = await scene.follow(conversation)
+    await answer(scene, conversation, 'seen')
+    const opening = scene.follow(conversation)
+    await scene.see(conversation)
+    await scene.leave(open)
+
+    const following = await opening
+    expect(await scene.events(conversation, following.after)).toEqual([])
   })
 
   test('is shown a turn that ended just before it came, once', async ({ world }) => {
@@ -82,11 +117,14 @@ describe('a fresh stream', () => {
     const run = await answer(scene, conversation, 'quick')
     const { sql: holder } = await world.replica()
 
-    // Both have found the turn unseen by the time that either may note that it has seen it.
+    // Both have found the turn unseen by the time that either may note that it is open.
     const held = await scene.hold(holder, (tx) => tx`select 1 from runs where id = ${run.id} for update`)
     const opening = [scene.follow(conversation), scene.follow(conversation)]
     await scene.lockWaiters(2)
     await held.release()
+    const first = await Promise.race(opening)
+    expect(first.after).toBe(0)
+    await scene.see(conversation)
     const starts = await Promise.all(opening.map(async (one) => (await one).after))
     expect(starts.sort()).toEqual([0, 2])
   })
@@ -137,6 +175,7 @@ describe('a fresh stream', () => {
 
     const events = await scene.events(run.conversationId, following.after)
     expect(events.map((event) => event.name)).toEqual(['output', 'complete'])
+    await scene.see(run.conversationId)
     await scene.leave(following)
     expect(await shownFresh(scene, run.conversationId)).toEqual([])
   })

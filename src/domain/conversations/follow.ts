@@ -3,8 +3,9 @@ import type { Sql } from '../../db/client.ts'
 import type { RunState } from '../../db/tables.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
+import { sleep } from '../../lib/sleep.ts'
 import { formatNotice } from '../../sse/frames.ts'
-import { notePresence, type StreamKey } from '../../sse/presence.ts'
+import { hasOpenStream, notePresence, type StreamKey } from '../../sse/presence.ts'
 import { type Actor, requireConversation } from '../accounts/actor.ts'
 import { pageHistory } from '../messages/history.ts'
 import { publicStatus } from '../runs/get.ts'
@@ -15,6 +16,12 @@ import { type Conversation, getConversation } from './get.ts'
  * posts and connects at the same time must not miss a quick answer. One that somebody has seen is never shown again.
  */
 const UNSEEN_MS = 30_000
+/**
+ * While another stream is open that is to be sent such an end, a fresh one waits for so long to hear that it was. The
+ * note of that is on its way for a moment; a replica that died, or a reader that does not read, never sends one.
+ */
+const SEEN_MS_MAX = 2_000
+const SEEN_POLL_MS = 100
 /** Messages in a `reset` snapshot. */
 const SNAPSHOT_MESSAGES = 100
 
@@ -41,24 +48,40 @@ export interface FollowConversation {
 
 /**
  * Decides where a stream of a conversation starts, and notes that it is open, in one transaction under the
- * conversation's lock: a turn that ends meanwhile is either seen here as ended, or finds the stream open.
+ * conversation's lock: a turn that ends meanwhile is either seen here as ended, or comes behind that place.
  *
  * @throws AppError 'not_found', 'invalid_request'
  */
 export async function followConversation(sql: Sql, args: FollowConversation): Promise<Following> {
   const position = parsePosition(args.lastEventId)
-  return inTransaction(sql, async (tx) => {
-    const conversation = await lockConversation(tx, args)
-    const { organizationId, id: conversationId, lastSeq: head, prunedSeq, endSeq } = conversation
-    const stream = { organizationId, conversationId, id: randomUUID() }
-    await notePresence(tx, stream, args.replica)
-    const place = { organizationId, conversationId, head, stream }
-    const connected = formatNotice('connected', { agentId: conversationId, conversationId, timestamp: Date.now() })
-    if (position === null) return { ...place, after: await freshPosition(tx, conversation), preamble: connected }
-    if (position >= prunedSeq && position <= head) return { ...place, after: position, preamble: connected }
-    const reset = formatNotice('reset', { oldest: prunedSeq + 1, snapshot: await takeSnapshot(tx, args, conversation) })
-    return { ...place, after: Math.max(endSeq, prunedSeq), preamble: connected + reset }
-  })
+  const waitsUntil = performance.now() + SEEN_MS_MAX
+  for (;;) {
+    const isPatient = performance.now() < waitsUntil
+    const following = await inTransaction(sql, (tx) => beginStream(tx, args, { position, isPatient }))
+    if (following) return following
+    await sleep(SEEN_POLL_MS)
+  }
+}
+
+/** Null when it is not known yet whether somebody else has been shown what this stream would begin with. */
+async function beginStream(
+  tx: Sql,
+  args: FollowConversation,
+  { position, isPatient }: { position: number | null; isPatient: boolean },
+): Promise<Following | null> {
+  const conversation = await lockConversation(tx, args)
+  const { organizationId, id: conversationId, lastSeq: head, prunedSeq, endSeq } = conversation
+  const stream = { organizationId, conversationId, id: randomUUID() }
+  let preamble = formatNotice('connected', { agentId: conversationId, conversationId, timestamp: Date.now() })
+  let after = position
+  if (after === null) after = await freshPosition(tx, conversation, { isPatient })
+  else if (after < prunedSeq || after > head) {
+    preamble += formatNotice('reset', { oldest: prunedSeq + 1, snapshot: await takeSnapshot(tx, args, conversation) })
+    after = Math.max(endSeq, prunedSeq)
+  }
+  if (after === null) return null
+  await notePresence(tx, stream, { replica: args.replica, after })
+  return { organizationId, conversationId, head, stream, after, preamble }
 }
 
 /** Publishing and ending wait for this lock, and it for them; other streams do not. */
@@ -80,29 +103,33 @@ function parsePosition(lastEventId: string | undefined): number | null {
 const RECENT_TURNS = 50
 
 /**
- * Behind the last end; or before a turn whose end is fresh and was seen by nobody, nor any end after it. Such a turn is
- * given to this stream alone: another that opens at the same moment waits for the run's row and then finds it seen.
+ * Behind the last end; or before a turn whose end is fresh and was seen by nobody, nor any end after it. Null when it may
+ * be on its way to another stream at this moment. The runs' rows are locked, so that of two that open at once the second
+ * finds the first.
  */
-async function freshPosition(tx: Sql, conversation: Conversation): Promise<number> {
-  const [row] = await tx<{ startSeq: number | null }[]>`
+async function freshPosition(
+  tx: Sql,
+  conversation: Conversation,
+  { isPatient }: { isPatient: boolean },
+): Promise<number | null> {
+  const { organizationId, id: conversationId, endSeq, prunedSeq } = conversation
+  const unseen = await tx<{ startSeq: number; endSeq: number }[]>`
     with recent as (
       select id, start_seq, end_seq, ended_at, end_seen_at from runs
-      where organization_id = ${conversation.organizationId} and conversation_id = ${conversation.id}
-        and turn > ${conversation.lastTurn - RECENT_TURNS} and end_seq <= ${conversation.endSeq}
-    ), unseen as materialized (
-      select r.id, r.start_seq from runs r
-      where r.organization_id = ${conversation.organizationId}
-        and r.id in (select id from recent
-          where ended_at > now() - ${UNSEEN_MS} * interval '1 millisecond'
-            and end_seq > (select coalesce(max(end_seq), 0) from recent where end_seen_at is not null))
-        and r.end_seen_at is null
-      order by r.id for no key update of r
-    ), shown as (
-      update runs set end_seen_at = now()
-      where organization_id = ${conversation.organizationId} and id in (select id from unseen)
+      where organization_id = ${organizationId} and conversation_id = ${conversationId}
+        and turn > ${conversation.lastTurn - RECENT_TURNS} and end_seq <= ${endSeq}
     )
-    select min(start_seq) as "startSeq" from unseen`
-  return Math.max(row?.startSeq ?? conversation.endSeq, conversation.prunedSeq)
+    select r.start_seq as "startSeq", r.end_seq as "endSeq" from runs r
+    where r.organization_id = ${organizationId}
+      and r.id in (select id from recent
+        where ended_at > now() - ${UNSEEN_MS} * interval '1 millisecond'
+          and end_seq > (select coalesce(max(end_seq), 0) from recent where end_seen_at is not null))
+      and r.end_seen_at is null
+    order by r.id for no key update of r`
+  if (unseen.length === 0) return Math.max(endSeq, prunedSeq)
+  const before = Math.max(...unseen.map((run) => run.endSeq))
+  if (isPatient && (await hasOpenStream(tx, { organizationId, conversationId, before }))) return null
+  return Math.max(Math.min(...unseen.map((run) => run.startSeq)), prunedSeq)
 }
 
 /** What a client that missed events needs instead: what was said, and what is going on. The stream tells the unfinished turn. */

@@ -17,22 +17,34 @@ export interface DeadLetter {
   target: string | null
 }
 
+export interface DeadLetterFilter {
+  queue?: string | undefined
+  conversationId?: string | undefined
+}
+
 /**
- * A page of an organization's dead letters, in the order of their ids. Served by the primary key.
+ * A page of an organization's dead letters, in the order of their ids; of one queue or one conversation where that is asked
+ * for. Served by the primary key.
  * @throws AppError 'forbidden', 'invalid_request' for a cursor that no page gave
  */
 export async function listDeadLetters(
   sql: Sql,
-  { actor, limit, cursor }: { actor: Actor; limit: number; cursor?: string | undefined },
+  { actor, limit, cursor, ...filter }: { actor: Actor; limit: number; cursor?: string | undefined } & DeadLetterFilter,
 ): Promise<{ deadLetters: DeadLetter[]; nextCursor: string | null }> {
   requirePermission(actor, 'organization:write')
   if (cursor !== undefined && !isUuid(cursor)) throw new AppError('invalid_request', 'cursor: is not one of a page')
+  const { queue, conversationId } = filter
+  const conversation = sql`coalesce(payload->>'conversationId', payload->'payload'->>'conversationId')`
+  const only = [
+    cursor === undefined ? sql`` : sql`and id > ${cursor}`,
+    queue === undefined ? sql`` : sql`and queue = ${queue}`,
+    conversationId === undefined ? sql`` : sql`and ${conversation} = ${conversationId}`,
+  ]
   const rows = await sql<DeadLetter[]>`
-    select id, queue, error, attempts, created_at as "createdAt",
-      coalesce(payload->>'conversationId', payload->'payload'->>'conversationId') as "conversationId",
+    select id, queue, error, attempts, created_at as "createdAt", ${conversation} as "conversationId",
       coalesce(payload->>'messageId', payload->'payload'->>'messageId') as "messageId", payload->>'target' as target
     from dead_letters
-    where organization_id = ${actor.organizationId} ${cursor === undefined ? sql`` : sql`and id > ${cursor}`}
+    where organization_id = ${actor.organizationId} ${only[0]!} ${only[1]!} ${only[2]!}
     order by id limit ${limit + 1}`
   const deadLetters = rows.slice(0, limit)
   return { deadLetters, nextCursor: rows.length > limit ? deadLetters.at(-1)!.id : null }

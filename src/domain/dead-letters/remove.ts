@@ -1,7 +1,9 @@
 import type { Sql } from '../../db/client.ts'
+import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { isUuid } from '../../lib/ids.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
+import { recordAudit } from '../audit/record.ts'
 
 export interface TakenDeadLetter {
   queue: string
@@ -23,7 +25,23 @@ export async function takeDeadLetter(sql: Sql, { actor, id }: { actor: Actor; id
   return row
 }
 
-/** Removes those that are older than `keepMs`, at most `rowsMax`. Returns how many. */
+/** Forgets a dead letter, on record. @throws AppError 'not_found', 'forbidden' */
+export async function removeDeadLetter(sql: Sql, { actor, id }: { actor: Actor; id: string }): Promise<void> {
+  await inTransaction(sql, async (tx) => {
+    const letter = await takeDeadLetter(tx, { actor, id })
+    const details = describeDeadLetter(letter)
+    await recordAudit(tx, actor, { action: 'dead_letter.removed', targetKind: 'dead_letter', targetId: id, details })
+  })
+}
+
+/** What the record says of a dead letter: which work it was, never what it said or where exactly it went. */
+export function describeDeadLetter({ queue, payload }: TakenDeadLetter): Record<string, unknown> {
+  const inner = (payload.payload ?? payload) as { conversationId?: unknown; messageId?: unknown }
+  const host = typeof payload.target === 'string' ? URL.parse(payload.target)?.host : undefined
+  return { queue, conversationId: inner.conversationId, messageId: inner.messageId, host }
+}
+
+/** Removes those that are older than `keepMs`, at most `rowsMax`, the oldest first. Served by `dead_letters_created_idx`. */
 export async function removeOldDeadLetters(
   sql: Sql,
   { keepMs, rowsMax }: { keepMs: number; rowsMax: number },
@@ -31,7 +49,8 @@ export async function removeOldDeadLetters(
   const rows = await sql`
     delete from dead_letters where (organization_id, id) in (
       select organization_id, id from dead_letters
-      where created_at < now() - ${keepMs} * interval '1 millisecond' limit ${rowsMax} for update skip locked)
+      where created_at < now() - ${keepMs} * interval '1 millisecond'
+      order by created_at limit ${rowsMax} for update skip locked)
     returning 1`
   return rows.length
 }

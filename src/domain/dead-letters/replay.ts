@@ -4,10 +4,11 @@ import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
 import { oweCallAgain } from '../../queue/outbox.ts'
 import type { Actor } from '../accounts/actor.ts'
+import { recordAudit } from '../audit/record.ts'
 import { acceptMessage } from '../messages/accept.ts'
 import type { PostOptions } from '../messages/post.ts'
 import type { Signals } from '../signals.ts'
-import { takeDeadLetter } from './remove.ts'
+import { describeDeadLetter, type TakenDeadLetter, takeDeadLetter } from './remove.ts'
 
 export type Replayed =
   | { kind: 'run'; conversationId: string; messageId: string; runId: string }
@@ -15,7 +16,7 @@ export type Replayed =
 
 /**
  * Does the work of a dead letter once more: a run's message is asked again as a new message behind the others, a call is
- * made again under its old id. The letter goes in the same transaction, so of any number of replays at once one counts.
+ * made again under its old id. The letter goes in the same transaction, which is also on record, so of any number of replays at once one counts.
  *
  * @throws AppError 'not_found', 'forbidden', 'conflict' when its conversation is over, and what `acceptMessage` throws;
  * then the letter stays.
@@ -33,15 +34,26 @@ export async function replayDeadLetter(
   }
   const replayed = await inTransaction(deps.sql, async (tx): Promise<Replayed> => {
     const letter = await takeDeadLetter(tx, args)
-    if (letter.queue === 'runs') return askAgain({ sql: tx, signals }, args, { letter: letter.payload, options })
-    const { organizationId } = args.actor
-    return {
-      kind: 'call',
-      deliveryId: await oweCallAgain(tx, { organizationId, kind: letter.queue, letter: letter.payload }),
-    }
+    const replayed =
+      letter.queue === 'runs'
+        ? await askAgain({ sql: tx, signals }, args, { letter: letter.payload, options })
+        : await callAgain(tx, args, letter)
+    await recordAudit(tx, args.actor, {
+      ...{ action: 'dead_letter.replayed', targetKind: 'dead_letter', targetId: args.id },
+      details: { ...describeDeadLetter(letter), ...replayed },
+    })
+    return replayed
   })
   for (const tell of after) tell()
   return replayed
+}
+
+async function callAgain(
+  tx: Sql,
+  { actor: { organizationId } }: { actor: Actor },
+  { queue, payload }: TakenDeadLetter,
+): Promise<Replayed> {
+  return { kind: 'call', deliveryId: await oweCallAgain(tx, { organizationId, kind: queue, letter: payload }) }
 }
 
 interface Asked {

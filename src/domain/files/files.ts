@@ -61,7 +61,7 @@ export async function removeStagedFiles(sql: Sql, { filesMax }: { filesMax: numb
   const rows = await sql`
     delete from files where (organization_id, id) in (
       select organization_id, id from files where message_id is null and created_at < now() - interval '1 hour'
-      limit ${filesMax})
+      limit ${filesMax} for update skip locked)
     returning 1`
   return rows.length
 }

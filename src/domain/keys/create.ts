@@ -5,7 +5,9 @@ import { type Actor, requirePermission } from '../accounts/actor.ts'
 import { type ApiKeyFields, createApiKey } from '../accounts/api-keys.ts'
 import type { Role } from '../accounts/permissions.ts'
 import { recordAudit } from '../audit/record.ts'
+import { requireRoom } from '../limits/room.ts'
 import { type ApiKey, keyColumns } from './list.ts'
+import { findProgram, refuseOrganizationKey } from './maker.ts'
 import { reachesAllKeys } from './reach.ts'
 import { parseScopes, requireScopes } from './scopes.ts'
 
@@ -26,8 +28,8 @@ export interface CreateKey {
 
 /**
  * Makes an API key of the caller, or of the organization.
- * @throws AppError 'forbidden' for scopes beyond the caller's own, and for a key of the organization to who is no admin;
- *   'invalid_request' for unknown scopes or an expiry that has passed.
+ * @throws AppError 'forbidden' for scopes beyond the caller's own, and for a key of the organization to who is no admin, or a program;
+ *   'invalid_request' for unknown scopes or an expiry that has passed; 'limit_reached'.
  */
 export async function createKey(sql: Sql, args: CreateKey): Promise<MadeKey> {
   const { actor, name, expiresAt } = args
@@ -40,7 +42,10 @@ export async function createKey(sql: Sql, args: CreateKey): Promise<MadeKey> {
   }
   const fields = { organizationId: actor.organizationId, userId: owner.userId, name, scopes, expiresAt }
   return inTransaction(sql, async (tx) => {
-    const key = await makeKey(tx, fields)
+    await requireRoom(tx, { organizationId: actor.organizationId, of: 'keys' })
+    const clientId = await findProgram(tx, actor)
+    if (owner.userId === null) refuseOrganizationKey(clientId)
+    const key = await makeKey(tx, { ...fields, clientId })
     const details = { name, scope: scopes.join(' '), prefix: key.tokenPrefix, expiresAt, userId: owner.userId }
     await recordAudit(tx, actor, { action: 'key.created', targetKind: 'key', targetId: key.id, details })
     return key

@@ -6,7 +6,7 @@ import { scopeToOrganization } from '../../db/tenant.ts'
 import type { Actor } from '../accounts/actor.ts'
 import { findApiKey } from '../accounts/api-keys.ts'
 import { createAuthenticator } from '../accounts/authenticate.ts'
-import { ALL_PERMISSIONS, ROLE_NAMES, ROLES, type Role } from '../accounts/permissions.ts'
+import { ALL_PERMISSIONS, type Permission, ROLE_NAMES, ROLES, type Role } from '../accounts/permissions.ts'
 import { createSessionTokens } from '../accounts/session-token.ts'
 import { changeRole } from '../organizations/change-role.ts'
 import { type CreateKey, createKey } from './create.ts'
@@ -142,6 +142,23 @@ test('members see and revoke their own keys, admins all of the organization’s'
   expect(await revoke((await join('viewer')).actor, keys[2]!.id)).toBe('forbidden')
   expect(ids(await list(owner.actor))).toEqual([keys[2]!.id])
   expect((await actionsOf(scene)).filter((action) => action === 'key.revoked')).toHaveLength(2)
+})
+
+test('a credential of an admin that is limited sees and revokes the keys that are allowed no more than it', async ({
+  world,
+}) => {
+  const { scene, deps, make, list, join } = await createStage(world)
+  const [owner, admin, member] = [await join('owner'), await join('admin'), await join('member')]
+  const mine = await make(admin.actor)
+  const [whole, narrow] = [await make(owner.actor), await make(member.actor, { scope: 'agents:read' })]
+  const only: Permission[] = ['keys:read', 'keys:write', 'agents:read']
+  const actor = personIn(scene, { userId: admin.userId, role: 'admin', only })
+  const ids = (rows: { id: string }[]) => rows.map(({ id }) => id).sort()
+  expect(ids(await list(actor))).toEqual(ids([mine, narrow]))
+  expect(await codeOf(revokeKey(deps, { actor, keyId: whole.id }))).toBe('not_found')
+  expect(await codeOf(rotateKey(deps, { actor, keyId: whole.id, overlapMs: 0 }))).toBe('not_found')
+  expect(await codeOf(revokeKey(deps, { actor, keyId: narrow.id }))).toBe('done')
+  expect(ids(await list(admin.actor))).toEqual(ids([mine, whole]))
 })
 
 test('keys of another organization are unknown', async ({ world }) => {

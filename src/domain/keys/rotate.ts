@@ -8,6 +8,7 @@ import { recordAudit } from '../audit/record.ts'
 import type { Signals } from '../signals.ts'
 import { type MadeKey, makeKey } from './create.ts'
 import { type ApiKey, keyColumns } from './list.ts'
+import { findProgram, refuseOrganizationKey } from './maker.ts'
 import { reachableKeys } from './reach.ts'
 import { requireScopes } from './scopes.ts'
 
@@ -31,7 +32,10 @@ export async function rotateKey(
     requireScopes(actor, { scopes: old.scopes, role })
     const expiresAt = old.lifeMs === null ? null : new Date(Date.now() + old.lifeMs)
     const { name, scopes, userId } = old
-    const key = await makeKey(tx, { organizationId: actor.organizationId, userId, name, scopes, expiresAt })
+    const program = await findProgram(tx, actor)
+    if (userId === null) refuseOrganizationKey(program)
+    const fields = { organizationId: actor.organizationId, userId, name, scopes, expiresAt }
+    const key = await makeKey(tx, { ...fields, clientId: program ?? old.clientId })
     await tx`
       update api_keys set replaced_by = ${key.id},
         expires_at = least(expires_at, now() + ${overlapMs} * interval '1 millisecond')
@@ -44,12 +48,11 @@ export async function rotateKey(
   return made
 }
 
-async function lockKey(
-  tx: Sql,
-  { actor, keyId }: { actor: Actor; keyId: string },
-): Promise<ApiKey & { lifeMs: number | null }> {
-  const [key] = await tx<(ApiKey & { lifeMs: number | null })[]>`
-    select ${keyColumns(tx)}, (extract(epoch from expires_at - created_at) * 1000)::float8 as "lifeMs"
+type OldKey = ApiKey & { clientId: string | null; lifeMs: number | null }
+
+async function lockKey(tx: Sql, { actor, keyId }: { actor: Actor; keyId: string }): Promise<OldKey> {
+  const [key] = await tx<OldKey[]>`
+    select ${keyColumns(tx)}, client_id as "clientId", (extract(epoch from expires_at - created_at) * 1000)::float8 as "lifeMs"
     from api_keys
     where ${reachableKeys(tx, actor)} and id = ${keyId} and revoked_at is null
       and (expires_at is null or expires_at > now())

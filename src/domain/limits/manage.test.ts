@@ -7,6 +7,7 @@ import { permissionsWithin } from '../accounts/permissions.ts'
 import { type PostMessage, postMessage } from '../messages/post.ts'
 import { saveStep } from '../runs/save-step.ts'
 import { rollUpUsage } from '../usage/roll-up.ts'
+import { createBacklog } from './backlog.ts'
 import { createBudgets } from './budget.ts'
 import { createLimitBook, NO_LIMITS } from './limits.ts'
 import { getLimits, setLimits } from './manage.ts'
@@ -109,7 +110,8 @@ describe('a budget', () => {
   const post = (scene: Scene, conversationId: string, over: Partial<PostMessage> = {}) => {
     const budgets = createBudgets({ sql: scene.sql, limits: createLimitBook(scene, SETTINGS) })
     const message = { actor: scene.actor, conversationId, content: 'hello', onBusy: 'enqueue' as const, origin: {} }
-    return postMessage({ ...scene, runner: RUNNER, budgets }, { ...message, files: [], ...over }, OPTIONS)
+    const backlog = createBacklog(scene, { max: 1_000 })
+    return postMessage({ ...scene, runner: RUNNER, budgets, backlog }, { ...message, files: [], ...over }, OPTIONS)
   }
 
   test.for([

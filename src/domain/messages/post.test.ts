@@ -28,11 +28,12 @@ function post(scene: Scene, conversationId: string, over: Partial<PostMessage> =
     origin: {},
     files: [],
   }
-  return postMessage({ ...scene, runner, budgets }, { ...message, ...over }, OPTIONS)
+  return postMessage({ ...scene, runner, budgets, backlog }, { ...message, ...over }, OPTIONS)
 }
 
 /** An organization with as much budget as it likes. */
 const budgets = { findExhausted: async () => null }
+const backlog = { admit: async () => {} }
 
 async function* bytes(text: string) {
   yield Buffer.from(text)

@@ -1,10 +1,12 @@
 import type { Sql } from '../../db/client.ts'
+import { AppError } from '../../lib/errors.ts'
 import { newMessageId, sha256 } from '../../lib/ids.ts'
 import { storable } from '../../lib/text.ts'
 import type { ClaimedRun } from '../../queue/runs.ts'
 import { type Actor, requireConversation } from '../accounts/actor.ts'
 import { toReference } from '../files/attach.ts'
 import type { StoredFile } from '../files/files.ts'
+import type { Backlog } from '../limits/backlog.ts'
 import { type Budgets, budgetExhausted } from '../limits/budget.ts'
 import type { Signals } from '../signals.ts'
 import { type Accepted, acceptMessage, findEarlier, type OnBusy } from './accept.ts'
@@ -45,10 +47,10 @@ const PREFERRED_MS = 250
 /**
  * Accepts a message and starts its turn: on this replica in the same commit when it has a free worker, otherwise on
  * whichever claims it. Answers after the commit, never before (I1).
- * @throws AppError 'budget_exhausted', and what `acceptMessage` throws.
+ * @throws AppError 'budget_exhausted', 'queue_full', and what `acceptMessage` throws.
  */
 export async function postMessage(
-  deps: { sql: Sql; signals: Signals; runner: LocalRunner; budgets: Budgets },
+  deps: { sql: Sql; signals: Signals; runner: LocalRunner; budgets: Budgets; backlog: Backlog },
   post: PostMessage,
   options: PostOptions,
 ): Promise<Accepted> {
@@ -57,12 +59,12 @@ export async function postMessage(
   const text = storable(post.content)
   const messageId = post.messageId ?? idFromKey(post) ?? newMessageId()
   const bodyHash = hashOf(post)
-  const exhausted = await deps.budgets.findExhausted(organizationId)
-  if (exhausted) {
+  const refusal = await findRefusal(deps, organizationId)
+  if (refusal) {
     // What was accepted before keeps its answer.
     const earlier = await findEarlier(deps.sql, { ...post, organizationId, messageId, bodyHash })
     if (earlier) return earlier
-    throw budgetExhausted(exhausted)
+    throw refusal
   }
   const reserved = deps.runner.reserve()
   let claimed: ClaimedRun | null = null
@@ -93,6 +95,22 @@ export async function postMessage(
   } finally {
     if (reserved) deps.runner.settle(claimed)
   }
+}
+
+/** Why the organization may send no message now; null when it may. */
+export async function findRefusal(
+  { budgets, backlog }: { budgets: Budgets; backlog: Backlog },
+  organizationId: string,
+): Promise<AppError | null> {
+  const exhausted = await budgets.findExhausted(organizationId)
+  if (exhausted) return budgetExhausted(exhausted)
+  return backlog.admit(organizationId).then(
+    () => null,
+    (error: unknown) => {
+      if (error instanceof AppError && error.code === 'queue_full') return error
+      throw error
+    },
+  )
 }
 
 /** The same key in the same conversation always names the same message. */

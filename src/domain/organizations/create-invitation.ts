@@ -6,6 +6,7 @@ import { newId, sha256 } from '../../lib/ids.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
 import type { Role } from '../accounts/permissions.ts'
 import { recordAudit } from '../audit/record.ts'
+import { requireRoom } from '../limits/room.ts'
 import { requireGrantable } from './grant.ts'
 import { lockOrganization } from './lock.ts'
 
@@ -41,7 +42,7 @@ export interface CreateInvitationDeps {
  * Makes a link by which one person becomes a member. The token is behind a `#`, so it gets into no server's log. A new
  * invitation for an address takes the place of an older one.
  *
- * @throws AppError 'forbidden' for a role that is more than the inviter's own; 'conflict' when a member has the address.
+ * @throws AppError 'forbidden' for a role that is more than the inviter's own; 'conflict' when a member has the address; 'limit_reached'.
  */
 export async function createInvitation(
   deps: CreateInvitationDeps,
@@ -56,6 +57,7 @@ export async function createInvitation(
     const organization = await lockOrganization(tx, actor.organizationId)
     const invitedBy = await findInviter(tx, actor)
     if (email !== null) await replaceInvitations(tx, { actor, email })
+    await requireRoom(tx, { organizationId: actor.organizationId, of: 'invitations' })
     const id = newId('inv')
     const [row] = await tx<{ id: string; createdAt: Date; expiresAt: Date }[]>`
       insert into invitations (organization_id, id, email, role, token_hash, invited_by, expires_at)

@@ -26,7 +26,7 @@ export interface CreateOrganizationDeps {
 
 /**
  * Makes an organization with its default agent; whoever asks becomes its owner. Without a slug it gets one like its name.
- * @throws AppError 'conflict' when the slug is taken or reserved; 'forbidden' where there may be only one.
+ * @throws AppError 'conflict' when the slug is taken or reserved; 'limit_reached'; 'forbidden' where there may be only one.
  */
 export async function createOrganization(
   deps: CreateOrganizationDeps,
@@ -96,5 +96,6 @@ async function requireFirst(tx: Sql): Promise<void> {
 async function requireRoom(tx: Sql, userId: string): Promise<void> {
   const [row] = await tx<{ owned: number }[]>`
     select count(*)::int as owned from members where user_id = ${userId} and role = 'owner'`
-  if (row!.owned >= OWNED_MAX) throw new AppError('conflict', `Nobody can own more than ${OWNED_MAX} organizations`)
+  if (row!.owned < OWNED_MAX) return
+  throw new AppError('limit_reached', `Nobody can own more than ${OWNED_MAX} organizations`)
 }

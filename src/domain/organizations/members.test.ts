@@ -4,7 +4,7 @@ import { createScene, type Scene } from '../../../tests/support/scene.ts'
 import { requirePostgres, test, type World } from '../../../tests/support/world.ts'
 import { scopeToOrganization } from '../../db/tenant.ts'
 import { createApiKey, findApiKey } from '../accounts/api-keys.ts'
-import { ROLE_NAMES, ROLES, type Role } from '../accounts/permissions.ts'
+import { type Permission, ROLE_NAMES, ROLES, type Role } from '../accounts/permissions.ts'
 import { changeRole } from './change-role.ts'
 import { createInvitation } from './create-invitation.ts'
 import { leaveOrganization } from './leave.ts'
@@ -59,6 +59,26 @@ test('each role changes and removes members up to its own, and only those who ma
       const viewer = await join('viewer')
       const raise = { actor, userId: viewer.userId, role: other }
       expect(await codeOf(changeRole(deps, raise)), `${own} makes ${other}`).toBe(allowed)
+    }
+  }
+})
+
+test('a credential of an owner that is limited to some permissions touches no owner and no admin', async ({
+  world,
+}) => {
+  const { scene, deps, join } = await createStage(world)
+  await join('owner')
+  const owner = await join('owner')
+  const limited = (only: Permission[]) => personIn(scene, { userId: owner.userId, role: 'owner', only })
+  const members = limited(['members:read', 'members:write'])
+  const butOne = limited(ROLES.owner.filter((permission) => permission !== 'organization:delete'))
+  const all = limited([...ROLES.owner])
+  const may = { owner: [all], admin: [all, butOne], member: [all, butOne, members], viewer: [all, butOne, members] }
+  for (const role of ROLE_NAMES) {
+    for (const actor of [members, butOne, all]) {
+      const expected = may[role].includes(actor) ? 'done' : 'forbidden'
+      const { userId } = await join(role)
+      expect(await codeOf(removeMember(deps, { actor, userId })), `${role} by ${actor.permissions.size}`).toBe(expected)
     }
   }
 })

@@ -47,7 +47,7 @@ export async function listSignInProviders(sql: Sql, { actor }: { actor: Actor })
 
 /**
  * Adds an OpenID Connect provider. Its id is ours to give, since it is part of the callback and so unique everywhere.
- * @throws AppError 'invalid_request', 'conflict' when there are enough, 'forbidden' for a role that is more than the caller's credential may do.
+ * @throws AppError 'invalid_request', 'limit_reached' when there are enough, 'forbidden' for a role that is more than the caller's credential may do.
  */
 export async function addSignInProvider(
   deps: SignInProviderDeps,
@@ -63,7 +63,7 @@ export async function addSignInProvider(
     const [held] = await tx<{ count: number }[]>`
       select count(*)::int as count from organization_sign_ins where organization_id = ${organizationId}`
     if (held!.count >= SIGN_IN_PROVIDERS_MAX) {
-      throw new AppError('conflict', `An organization can have ${SIGN_IN_PROVIDERS_MAX} sign-in providers`)
+      throw new AppError('limit_reached', `An organization can have ${SIGN_IN_PROVIDERS_MAX} sign-in providers`)
     }
     const [row] = await tx<OwnSignInProvider[]>`
       insert into organization_sign_ins (organization_id, provider_id, name, issuer, client_id, role)

@@ -117,6 +117,25 @@ describe('a turn that was cut off behind a step', () => {
     await releaseRun(scene.sql, run, { delayMs: 0, countAttempt: true })
     expect((await loadTurn(scene.sql, await scene.claimOne()))!.isAnswered).toBe(isAnswered)
   })
+
+  test.for([
+    { finish: 'continues' as const, isAnswered: false, failed: null },
+    { finish: 'answered' as const, isAnswered: true, failed: null },
+    { finish: 'filtered' as const, isAnswered: true, failed: 'filtered' },
+    { finish: 'tokensSpent' as const, isAnswered: true, failed: 'tokensSpent' },
+  ])('ends as the step that is saved last has said: $finish', async ({ finish, ...expected }, { world }) => {
+    const scene = await createScene(world)
+    const run = await scene.start(await scene.open())
+    await saveStep(scene.sql, run, { ...step(1, 'one'), finish: 'continues' })
+    // One that was withheld may have left nothing behind.
+    await saveStep(scene.sql, run, {
+      ...step(2, 'two'),
+      finish,
+      messages: finish === 'filtered' ? [] : step(2, 'two').messages,
+    })
+    await releaseRun(scene.sql, run, { delayMs: 0, countAttempt: true })
+    expect(await loadTurn(scene.sql, await scene.claimOne())).toMatchObject(expected)
+  })
 })
 
 describe('what a worker is given', () => {
@@ -145,6 +164,7 @@ describe('what a worker is given', () => {
       text: '',
       hasSavedText: false,
       isAnswered: false,
+      failed: null,
       usage: { inputTokens: 0, outputTokens: 0, cachedInputTokens: 0 },
     })
   })

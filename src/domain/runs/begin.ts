@@ -1,11 +1,15 @@
 import type { ModelMessage } from 'ai'
 import type { Sql } from '../../db/client.ts'
-import type { ConversationSettings, RunUsage } from '../../db/tables.ts'
+import type { ConversationSettings, RunUsage, StepFinish } from '../../db/tables.ts'
 import type { ClaimedRun } from '../../queue/runs.ts'
 import { attachFiles } from '../files/attach.ts'
 import { loadHistory } from '../messages/history.ts'
+import { readLastFinish } from '../usage/record-step.ts'
 import { findResumePoint, joinSteps } from './streamed-text.ts'
 import { readSavedTexts, readSavedUsage, readStreamedText } from './turn-text.ts'
+
+/** Why a turn fails behind a step that is saved. */
+export type StepFailure = Exclude<StepFinish, 'continues' | 'answered'>
 
 /** All that a worker needs to take up a turn, wherever the attempt before it stopped. */
 export interface TurnContext {
@@ -24,6 +28,8 @@ export interface TurnContext {
   hasSavedText: boolean
   /** True when the last step of the turn is saved: it lacks nothing but its end, and no model is to be asked again. */
   isAnswered: boolean
+  /** Why that step failed the turn although it is saved; null when it did not. */
+  failed: StepFailure | null
   /** What the saved steps of earlier attempts cost. */
   usage: RunUsage
 }
@@ -54,11 +60,13 @@ export async function loadTurn(sql: Sql, run: ClaimedRun): Promise<TurnContext |
       text: '',
       hasSavedText: false,
       isAnswered: false,
+      failed: null,
       usage: NO_USAGE,
     }
   }
   const saved = await readSavedTexts(sql, run)
   const streamed = await readStreamedText(sql, { ...run, afterSeq: row.endSeq })
+  const finish = await readLastFinish(sql, run)
   const { missing, partial } = findResumePoint(saved, streamed)
   return {
     ...base,
@@ -66,7 +74,9 @@ export async function loadTurn(sql: Sql, run: ClaimedRun): Promise<TurnContext |
     partialText: partial,
     text: streamed + missing,
     hasSavedText: joinSteps(saved) !== '',
-    isAnswered: isAnswer(messages.at(-1)),
+    // A release before this one did not say how its steps ended.
+    isAnswered: finish === null ? isAnswer(messages.at(-1)) : finish !== 'continues',
+    failed: finish === 'continues' || finish === 'answered' ? null : finish,
     usage: await readSavedUsage(sql, run),
   }
 }

@@ -5,7 +5,6 @@ import { newMessageId } from '../../lib/ids.ts'
 import { storable } from '../../lib/text.ts'
 import { type PublishedEvents, publishConversation } from '../../queue/thread-response.ts'
 import { encodeEventLine } from '../../sse/frames.ts'
-import { isWatched } from '../../sse/presence.ts'
 import type { Signals } from '../signals.ts'
 import { findResumePoint } from './streamed-text.ts'
 import { readSavedTexts, readSavedUsage, readStreamedText } from './turn-text.ts'
@@ -163,8 +162,7 @@ async function settle(
   await tx`
     update runs set result_text = ${storable(args.text)}, usage = ${tx.json(end.usage as never)},
       model = ${end.model ?? null}, error_code = ${end.error?.code ?? null}, error_message = ${end.error?.message ?? null},
-      start_seq = ${args.startSeq}, end_seq = ${args.lastSeq},
-      end_seen_at = case when ${isWatched(tx, end)} then now() end
+      start_seq = ${args.startSeq}, end_seq = ${args.lastSeq}
     where organization_id = ${end.organizationId} and id = any(${args.ended.map((run) => run.id)}::uuid[])`
   if (!args.wasActive) return false
   const next = await tx`

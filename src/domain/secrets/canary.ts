@@ -16,15 +16,23 @@ const placeOf = (keyId: string) => ['', 'encryption_canaries', keyId, 'sealed']
 export async function checkEncryptionKeys({ sql, envelope }: { sql: Sql; envelope: Envelope }): Promise<void> {
   await inTransaction(sql, async (tx) => {
     await tx`select pg_advisory_xact_lock(${CANARY_LOCK})`
-    const canaries = await tx<{ keyId: string; sealed: string }[]>`
-      select key_id as "keyId", sealed from encryption_canaries order by key_id`
-    const missing = await missingKeyIds(tx, envelope)
-    if (missing.length > 0) throw new Error(explainMissing(missing))
-    for (const canary of canaries) openCanary(envelope, canary)
+    const fault = await findKeyFault({ sql: tx, envelope })
+    if (fault !== null) throw new Error(fault)
     await tx`
       insert into encryption_canaries (key_id, sealed)
       values (${envelope.keyId}, ${envelope.seal(SENTENCE, placeOf(envelope.keyId))}) on conflict do nothing`
   })
+}
+
+/** The look of it alone: one sentence on why this process cannot open all that is stored; null when it can. */
+export async function findKeyFault({ sql, envelope }: { sql: Sql; envelope: Envelope }): Promise<string | null> {
+  const canaries = await sql<{ keyId: string; sealed: string }[]>`
+    select key_id as "keyId", sealed from encryption_canaries order by key_id`
+  const missing = await missingKeyIds(sql, envelope)
+  if (missing.length > 0) return explainMissing(missing)
+  const damaged = canaries.find((canary) => !opensCanary(envelope, canary))
+  if (damaged === undefined) return null
+  return `The row "${damaged.keyId}" of encryption_canaries is damaged: restore it from a backup, or remove it.`
 }
 
 /**
@@ -72,11 +80,12 @@ export async function discardLostKey(
   })
 }
 
-function openCanary(envelope: Envelope, { keyId, sealed }: { keyId: string; sealed: string }) {
+function opensCanary(envelope: Envelope, { keyId, sealed }: { keyId: string; sealed: string }): boolean {
   try {
-    if (envelope.open(sealed, placeOf(keyId)) === SENTENCE) return
-  } catch {}
-  throw new Error(`The row "${keyId}" of encryption_canaries is damaged: restore it from a backup, or remove it.`)
+    return envelope.open(sealed, placeOf(keyId)) === SENTENCE
+  } catch {
+    return false
+  }
 }
 
 function explainMissing(missing: string[]): string {

@@ -1,6 +1,16 @@
 import { AppError } from '../../lib/errors.ts'
 import type { KeyOwner, ProviderKeys } from './provider-keys.ts'
 
+/**
+ * The model of that name (null: the default one), or of that name and provider, for an agent.
+ * @throws AppError 'model_unavailable' when there is no key that the agent may use, or another code when there is no such model.
+ */
+export type ResolveModel = (
+  name: string | null,
+  owner: KeyOwner,
+  provider?: string,
+) => Promise<{ provider: string; modelId: string }>
+
 export interface ModelChooserDeps<Choice> {
   /**
    * The model of that name, or of that name and provider, with the environment's keys, and with those for the providers

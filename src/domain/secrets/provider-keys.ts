@@ -1,7 +1,7 @@
-import { LRUCache } from 'lru-cache'
 import type { Sql } from '../../db/client.ts'
 import type { Envelope } from '../../lib/envelope.ts'
 import { AppError } from '../../lib/errors.ts'
+import { createRecall } from '../../lib/recall.ts'
 import type { Redactions } from '../../lib/redactions.ts'
 import { type Actor, requirePermission } from '../accounts/actor.ts'
 import { eraseSecret, keyOf, type SecretDeps, writeSecret } from './secrets.ts'
@@ -91,15 +91,13 @@ export function createProviderKeys({
   envelope: Envelope
   redactions: Redactions
 }): ProviderKeys {
-  const known = new LRUCache<string, Keys>({ max: CACHE_MAX, ttl: CACHE_MS })
-  /** Look-ups that began before the last change must not be kept. */
-  let generation = 0
+  const known = createRecall<Keys>({ max: CACHE_MAX, ttlMs: CACHE_MS })
 
-  async function keysOf({ organizationId, agentId }: KeyOwner): Promise<Keys> {
-    const cacheKey = `${organizationId}/${agentId}`
-    const cached = known.get(cacheKey)
-    if (cached) return cached
-    const begun = generation
+  async function keysOf(owner: KeyOwner): Promise<Keys> {
+    return (await known.get(`${owner.organizationId}/${owner.agentId}`, () => readKeys(owner)))!
+  }
+
+  async function readKeys({ organizationId, agentId }: KeyOwner): Promise<Keys> {
     const keys: Keys = new Map()
     const rows = await readSecrets(scope(organizationId), envelope, {
       ...{ organizationId, agentId, kind: 'provider', names: null },
@@ -109,7 +107,6 @@ export function createProviderKeys({
       if (value !== undefined) redactions.add(value)
       keys.set(name, value ?? null)
     }
-    if (begun === generation) known.set(cacheKey, keys)
     return keys
   }
 
@@ -120,9 +117,6 @@ export function createProviderKeys({
       throw new AppError('model_unavailable', `The stored key for ${provider} cannot be opened; set it again.`)
     },
     providersOf: async (owner) => new Set((await keysOf(owner)).keys()),
-    forget() {
-      generation++
-      known.clear()
-    },
+    forget: known.forget,
   }
 }

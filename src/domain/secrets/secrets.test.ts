@@ -150,7 +150,7 @@ test('an organization has a bound, which callers at once do not pass', async ({ 
   const outcomes = await Promise.allSettled(replicas.map(({ sql }, at) => stageOf(scene, sql).set(`EXTRA_${at}`, 'x')))
   expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(2)
   for (const one of outcomes) {
-    if (one.status === 'rejected') expect(one.reason).toMatchObject({ code: 'conflict' })
+    if (one.status === 'rejected') expect(one.reason).toMatchObject({ code: 'limit_reached' })
   }
   expect(await list({ limit: 1000 })).toHaveLength(SECRETS_PER_ORGANIZATION_MAX)
   expect(await set('N1', 'another value')).toMatchObject({ created: false })

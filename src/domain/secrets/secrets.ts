@@ -41,7 +41,7 @@ export async function listSecrets(
     order by kind || ':' || name limit ${limit}`
 }
 
-/** Stores a secret, or another value for it. @throws AppError 'not_found', 'conflict' */
+/** Stores a secret, or another value for it. @throws AppError 'not_found', 'limit_reached' */
 export async function setSecret(
   deps: SecretDeps,
   { actor, agentId, name, value, allowedHosts }: Owner & { name: string; value: string; allowedHosts: string[] },

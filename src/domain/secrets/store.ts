@@ -30,7 +30,7 @@ export function secretPlace({ organizationId, agentId, kind, name }: SecretKey):
 /**
  * Seals a value and stores it, in the caller's transaction. Whoever stores something for an agent holds a lock on the
  * agent's row, so that nothing outlives the agent.
- * @throws AppError 'conflict' when the organization has as many as it may.
+ * @throws AppError 'limit_reached' when the organization has as many as it may.
  */
 export async function putSecret(
   tx: Sql,
@@ -95,5 +95,6 @@ async function checkCount(tx: Sql, organizationId: string) {
   const [row] = await tx<{ count: number }[]>`
     select count(*)::int as count from secrets where organization_id = ${organizationId}`
   if (row!.count <= SECRETS_PER_ORGANIZATION_MAX) return
-  throw new AppError('conflict', `An organization may keep ${SECRETS_PER_ORGANIZATION_MAX} secrets; remove some first`)
+  const message = `An organization may keep ${SECRETS_PER_ORGANIZATION_MAX} secrets; remove some first`
+  throw new AppError('limit_reached', message)
 }

@@ -3,6 +3,7 @@ import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { enforceEverywhere } from '../accounts/access.ts'
 import type { Actor } from '../accounts/actor.ts'
+import { revokeKeysOfProgram } from '../keys/maker.ts'
 import type { Signals } from '../signals.ts'
 import { recordApp } from './app-audit.ts'
 
@@ -20,8 +21,8 @@ export interface AppPage {
 }
 
 /**
- * Programs the person let in, by client id. Consents and tokens both count: a device is approved without a consent that
- * is kept.
+ * Programs the person let in, by client id. Consents, tokens and keys that a program made all count: a device is approved
+ * without a consent that is kept.
  * @throws AppError 'forbidden' for whoever is not the person in a browser.
  */
 export async function listApps(
@@ -40,6 +41,10 @@ export async function listApps(
       union all
       select client_id, scopes, created_at from oauth_access_tokens
       where user_id = ${actor.userId} and revoked is null and expires_at > now()
+      union all
+      select client_id, scopes, created_at from api_keys
+      where user_id = ${actor.userId} and client_id is not null and revoked_at is null
+        and (expires_at is null or expires_at > now())
     ) g
     join oauth_clients c on c.client_id = g.client_id, unnest(g.scopes) scope
     where c.client_id > ${cursor ?? ''}
@@ -50,8 +55,8 @@ export async function listApps(
 }
 
 /**
- * Takes back all that the person gave a program: consent, tokens, and codes that were not exchanged yet. Holds on every
- * replica when it resolves. The program itself stays known; others may use it.
+ * Takes back all that the person gave a program: consent, tokens, codes that were not exchanged yet, and the API keys that
+ * it has made for them in any organization. Holds on every replica when it resolves. The program itself stays known; others may use it.
  * @throws AppError 'not_found' when it has nothing of the person, 'forbidden' for whoever is not the person in a browser.
  */
 export async function withdrawApp(
@@ -73,10 +78,14 @@ export async function withdrawApp(
           and value::jsonb -> 'query' ->> 'client_id' = ${clientId} else false end
         returning 1`,
     ]
-    if (removed.every((rows) => rows.length === 0)) throw new AppError('not_found', 'You let in no such program')
-    await recordApp(tx, actor, { action: 'app.withdrawn', clientId })
+    const keys = await revokeKeysOfProgram(tx, { clientId, userId: actor.userId })
+    if (keys === 0 && removed.every((rows) => rows.length === 0))
+      throw new AppError('not_found', 'You let in no such program')
+    await recordApp(tx, actor, { action: 'app.withdrawn', clientId, ...(keys > 0 ? { details: { keys } } : {}) })
   })
   await enforceEverywhere(signals)
+  // From here on the program is let in nowhere: what it had begun to make when it still was is ended now.
+  await revokeKeysOfProgram(sql, { clientId, userId: actor.userId })
 }
 
 function whereMine(tx: Sql, mine: { client_id: string; user_id: string }) {

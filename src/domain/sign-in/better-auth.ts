@@ -4,7 +4,7 @@ import { passkey } from '@better-auth/passkey'
 import { betterAuth } from 'better-auth'
 import { drizzleAdapter } from 'better-auth/adapters/drizzle'
 import { APIError } from 'better-auth/api'
-import { jwt, magicLink, twoFactor } from 'better-auth/plugins'
+import { jwt, magicLink } from 'better-auth/plugins'
 import type { Orm } from '../../db/client.ts'
 import * as tables from '../../db/tables.ts'
 import { errorLine } from '../../lib/errors.ts'
@@ -15,6 +15,7 @@ import { OAUTH_SCOPES } from '../accounts/scopes.ts'
 import { CLIENT_ADDRESS_HEADER, type createSignInHooks } from './hooks.ts'
 import type { AccountMails } from './mails.ts'
 import type { SignInProvider } from './providers/provider.ts'
+import { secondFactor } from './second-factor.ts'
 
 /** Our tables under better-auth's names for them. */
 const SCHEMA = {
@@ -155,7 +156,7 @@ export function createBetterAuth(deps: BetterAuthDeps, options: BetterAuthOption
       disableCSRFCheck: false,
     },
     plugins: [
-      twoFactor({ issuer: 'Lobu' }),
+      ...secondFactor(publicUrl),
       passkey({ rpName: 'Lobu', rpID: hostname, origin: [origin, ...trustedOrigins] }),
       offerProviders(providers, log),
       ...(mails

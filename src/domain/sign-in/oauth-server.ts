@@ -2,6 +2,7 @@ import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { enforceEverywhere } from '../accounts/access.ts'
 import { DEFAULT_SCOPE, OAUTH_SCOPES } from '../accounts/scopes.ts'
+import { revokeKeysOfProgram } from '../keys/maker.ts'
 import type { Signals } from '../signals.ts'
 import { type AppActor, recordApp } from './app-audit.ts'
 import { SIGN_IN_PATH } from './better-auth.ts'
@@ -130,7 +131,8 @@ export function createOAuthServer(deps: OAuthServerDeps, { publicUrl }: { public
       const clientId = form.get('client_id') ?? ''
       if (token === '') return refuse({ error: 'invalid_request', error_description: 'token is required' })
       const client = await findClient(sql, clientId)
-      if (!client) return refuse({ error: 'invalid_client', error_description: 'client_id is unknown' }, 401)
+      if (!client)
+        return refuse({ error: 'invalid_client', error_description: 'client_id is unknown' }, { status: 401 })
       if (await revokeToken(sql, { token, clientId })) await enforceEverywhere(signals)
       // A token that is none is as good as revoked (RFC 7009, 2.2).
       return new Response('{}', { headers: { 'content-type': 'application/json' } })
@@ -147,7 +149,7 @@ export function createOAuthServer(deps: OAuthServerDeps, { publicUrl }: { public
     async register(metadata, caller) {
       if ((await countClients(sql)) >= CLIENTS_MAX) {
         const error_description = 'This gateway knows as many clients as it may; try again later'
-        return refuse({ error: 'temporarily_unavailable', error_description }, 503)
+        return refuse({ error: 'temporarily_unavailable', error_description }, { status: 503, retryAfter: '3600' })
       }
       return send('/oauth2/register', caller, toRegistration(metadata))
     },
@@ -160,6 +162,8 @@ export function createOAuthServer(deps: OAuthServerDeps, { publicUrl }: { public
     if (userId !== null) {
       await inTransaction(sql, async (tx) => {
         await revokeToken(tx, { token: refreshToken, clientId })
+        // Whoever has stolen a token may have made themselves a key with it.
+        await revokeKeysOfProgram(tx, { clientId, userId })
         const actor: AppActor = { kind: 'client', credentialId: clientId, userId, origin: originOf(caller) }
         await recordApp(tx, actor, { action: 'app.token_reused', clientId })
       })
@@ -212,8 +216,9 @@ interface Fault {
 }
 
 /** As RFC 6749 wants errors of the token endpoint; browsers may read it, as they may read all of these answers. */
-function refuse(fault: Fault, status = 400): Response {
-  return Response.json(fault, { status, headers: { 'cache-control': 'no-store' } })
+function refuse(fault: Fault, { status = 400, retryAfter }: { status?: number; retryAfter?: string } = {}): Response {
+  const wait = retryAfter === undefined ? {} : { 'x-retry-after': retryAfter }
+  return Response.json(fault, { status, headers: { 'cache-control': 'no-store', ...wait } })
 }
 
 /** No parameter may come twice (RFC 6749, 3.1), but for `resource`, and that must name this gateway (RFC 8707). */

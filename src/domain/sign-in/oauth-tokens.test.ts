@@ -232,7 +232,7 @@ test('expired grants, and clients that nobody let in, are removed; what is in us
   await at.sql`
     insert into device_codes (id, device_code, user_code, user_id, expires_at, status)
     values (${other.userId}, ${other.userId}, ${other.userId}, ${other.userId}, now() - interval '2 days', 'pending')`
-  while ((await removeExpiredGrants(at.sql, { rowsMax: 100 })) === 100) {}
+  while ((await removeExpiredGrants(at.sql, { keepMs: 86_400_000, rowsMax: 100 })) === 100) {}
   const rows =
     await at.sql`select client_id from oauth_clients where client_id in (${used}, ${unused}, ${CLI_CLIENT_ID})`
   expect(rows.map((row) => row.client_id).sort()).toEqual([used, CLI_CLIENT_ID].sort())

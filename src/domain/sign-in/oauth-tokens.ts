@@ -77,27 +77,37 @@ export async function nameDeviceFamily(sql: Sql, refreshToken: string): Promise<
     where token = ${hashOf(refreshToken)} and authorization_code_id is null`
 }
 
-/** How long rows stay that are good for nothing any more; a client that nobody let in is kept a week. */
-const EXPIRED_KEEP = '1 day'
+/** A client that nobody let in is kept a week. */
 const UNUSED_KEEP = '7 days'
 
 /**
- * Removes expired tokens and device codes, and clients that registered themselves and that nobody let in. Access tokens go
- * with their refresh token. Returns how many rows the fullest of the statements removed.
+ * Removes tokens and device codes that expired more than `keepMs` ago, and clients that registered themselves and that
+ * nobody let in. Access tokens go with their refresh token. Returns how many rows the fullest of the statements removed.
  */
-export async function removeExpiredGrants(sql: Sql, { rowsMax }: { rowsMax: number }): Promise<number> {
+export async function removeExpiredGrants(
+  sql: Sql,
+  { keepMs, rowsMax }: { keepMs: number; rowsMax: number },
+): Promise<number> {
+  const before = sql`now() - ${keepMs} * interval '1 millisecond'`
   const removed = [
     await sql`
       delete from oauth_access_tokens where id in (
-        select id from oauth_access_tokens where expires_at < now() - ${EXPIRED_KEEP}::interval limit ${rowsMax})
+        select id from oauth_access_tokens where expires_at < ${before} order by expires_at limit ${rowsMax}
+        for update skip locked)
       returning 1`,
     await sql`
       delete from oauth_refresh_tokens where id in (
-        select id from oauth_refresh_tokens where expires_at < now() - ${EXPIRED_KEEP}::interval limit ${rowsMax})
+        select id from oauth_refresh_tokens where expires_at < ${before} order by expires_at limit ${rowsMax}
+        for update skip locked)
       returning 1`,
     await sql`
       delete from device_codes where id in (
-        select id from device_codes where expires_at < now() - ${EXPIRED_KEEP}::interval limit ${rowsMax})
+        select id from device_codes where expires_at < ${before} order by expires_at limit ${rowsMax}
+        for update skip locked)
+      returning 1`,
+    await sql`
+      delete from oauth_client_assertions where id in (
+        select id from oauth_client_assertions where expires_at < ${before} limit ${rowsMax} for update skip locked)
       returning 1`,
     await sql`
       delete from oauth_clients where id in (
@@ -106,7 +116,8 @@ export async function removeExpiredGrants(sql: Sql, { rowsMax }: { rowsMax: numb
           and not exists (select from oauth_consents where client_id = c.client_id)
           and not exists (select from oauth_refresh_tokens where client_id = c.client_id)
           and not exists (select from oauth_access_tokens where client_id = c.client_id)
-        limit ${rowsMax})
+          and not exists (select from api_keys where client_id = c.client_id and revoked_at is null)
+        limit ${rowsMax} for update of c skip locked)
       returning 1`,
   ]
   return Math.max(...removed.map((rows) => rows.length))

@@ -4,7 +4,7 @@ import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sha256 } from '../../lib/ids.ts'
 import type { Origin } from '../accounts/actor.ts'
-import { BOOTSTRAP_LOCK, ensureOrganization, ensurePlaceholder, ORGANIZATION } from '../accounts/bootstrap.ts'
+import { BOOTSTRAP_LOCK, ensureOrganization, ensurePlaceholder } from '../accounts/bootstrap.ts'
 import { recordAudit } from '../audit/record.ts'
 
 const LINK_HOURS = 24
@@ -23,7 +23,7 @@ export async function needsSetup(sql: Sql): Promise<boolean> {
     join organizations o on o.id = m.organization_id
     join users u on u.id = m.user_id
     where m.role = 'owner'
-      and (o.slug = ${ORGANIZATION.slug} or not exists (select 1 from organizations where slug = ${ORGANIZATION.slug}))
+      and (o.is_default or not exists (select 1 from organizations where is_default))
       and (u.email_verified or exists (select 1 from user_accounts a where a.user_id = u.id)
         or exists (select 1 from passkeys p where p.user_id = u.id))
     limit 1`

@@ -84,6 +84,9 @@ if (link) {
   })
 }
 
+// A mailed link has brought the person here, and a second factor is set up.
+if (query.get('code') === 'needed') proceed({ twoFactorRedirect: true })
+
 const error = query.get('error')
 if (error) say(REASONS[error] ?? 'That did not work. Try again, or sign in another way.', 'bad')
 

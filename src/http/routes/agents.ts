@@ -7,9 +7,11 @@ import {
   listAgents,
   updateAgent,
 } from '../../domain/agents/agents.ts'
+import type { ResolveModel } from '../../domain/secrets/choose-model.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 const AgentId = z
@@ -57,10 +59,7 @@ const list = createRoute({
   summary: 'The agents of an organization',
   request: {
     params: Org,
-    query: z.object({
-      limit: z.coerce.number().int().min(1).max(500).default(100),
-      after: z.string().max(100).optional(),
-    }),
+    query: afterLast(),
   },
   security: BEARER,
   responses: {
@@ -79,7 +78,8 @@ const create = createRoute({
   responses: {
     200: { description: 'The same agent was there', content: agentBody },
     201: { description: 'Made', content: agentBody },
-    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict', 'model_unavailable'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict', 'limit_reached'),
+    ...errors('invalid_request', 'model_unavailable'),
   },
 })
 
@@ -124,8 +124,7 @@ const remove = createRoute({
 
 export interface AgentRouteDeps {
   signals: Signals
-  /** @throws AppError when this agent cannot use the model. */
-  resolveModel(name: string | null, owner: { organizationId: string; agentId: string }): Promise<unknown>
+  resolveModel: ResolveModel
 }
 
 /** The agents of an organization: name, model and instructions. */

@@ -4,6 +4,7 @@ import { listApps, withdrawApp } from '../../domain/sign-in/apps.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { actorOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { byCursor } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 const AppList = z
@@ -15,10 +16,7 @@ const AppList = z
   })
   .openapi('AppList')
 
-const Page = z.object({
-  cursor: z.string().max(200).optional(),
-  limit: z.coerce.number().int().min(1).max(200).default(50),
-})
+const Page = byCursor({ fallback: 50, max: 200 })
 
 const list = createRoute({
   method: 'get',

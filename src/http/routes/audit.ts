@@ -5,6 +5,7 @@ import { type AuditRecord, listAudit } from '../../domain/audit/list.ts'
 import { getAuditRetention, setAuditRetention } from '../../domain/audit/retention.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { byCursor } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 import { Org } from './organizations.ts'
 
@@ -47,10 +48,7 @@ const list = createRoute({
   summary: 'Who did what, the newest first',
   request: {
     params: Org,
-    query: Filter.extend({
-      limit: z.coerce.number().int().min(1).max(500).default(100),
-      cursor: z.string().max(100).optional(),
-    }),
+    query: byCursor().extend(Filter.shape),
   },
   security: BEARER,
   responses: {

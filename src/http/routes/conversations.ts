@@ -5,6 +5,7 @@ import { listAgents } from '../../domain/agents/agents.ts'
 import { endConversation } from '../../domain/conversations/end.ts'
 import { getConversation } from '../../domain/conversations/get.ts'
 import { openConversation } from '../../domain/conversations/open.ts'
+import type { ResolveModel } from '../../domain/secrets/choose-model.ts'
 import { checkServerReferences } from '../../domain/secrets/servers.ts'
 import type { Signals } from '../../domain/signals.ts'
 import type { Envelope } from '../../lib/envelope.ts'
@@ -12,6 +13,7 @@ import type { Redactions } from '../../lib/redactions.ts'
 import { hasOpenStream } from '../../sse/presence.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 const Name = z.string().min(1).max(255)
@@ -109,7 +111,7 @@ const list = createRoute({
   tags,
   summary: 'The agents of the organization',
   request: {
-    query: z.object({ limit: z.coerce.number().int().min(1).max(500).default(200), after: Name.optional() }),
+    query: afterLast({ fallback: 200 }),
   },
   security: BEARER,
   responses: {
@@ -151,12 +153,7 @@ export interface ConversationRouteDeps {
   signals: Signals
   tokens: SessionTokens
   publicUrl: string
-  /** @throws AppError when this agent cannot use the model. */
-  resolveModel(
-    name: string | null,
-    owner: { organizationId: string; agentId: string },
-    provider?: string,
-  ): Promise<{ provider: string; modelId: string }>
+  resolveModel: ResolveModel
   envelope: Envelope
   redactions: Redactions
 }
@@ -217,9 +214,10 @@ export function conversationRoutes(deps: ConversationRouteDeps): Router {
     })
 }
 
-/** What the session token depends on: the key that it is made with, or the membership of the person. */
-function makerOf(actor: Actor) {
-  return actor.kind === 'key' ? { keyId: actor.credentialId } : { memberId: actor.userId }
+/** What the session token depends on: the key that it is made with; or the membership of the person, and their browser session or program. */
+function makerOf({ kind, credentialId, userId }: Actor) {
+  if (kind === 'key') return { keyId: credentialId }
+  return { memberId: userId, ...(kind === 'client' ? { clientId: credentialId } : { sessionId: credentialId }) }
 }
 
 function toListed(agent: Awaited<ReturnType<typeof listAgents>>[number]) {

@@ -1,11 +1,12 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import { listDeadLetters } from '../../domain/dead-letters/list.ts'
-import { takeDeadLetter } from '../../domain/dead-letters/remove.ts'
+import { removeDeadLetter } from '../../domain/dead-letters/remove.ts'
 import { replayDeadLetter } from '../../domain/dead-letters/replay.ts'
 import type { PostOptions } from '../../domain/messages/post.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { byCursor } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 const DeadLetter = z
@@ -41,9 +42,9 @@ const list = createRoute({
   summary: 'What was given up',
   request: {
     params: Org,
-    query: z.object({
-      limit: z.coerce.number().int().min(1).max(200).default(50),
-      cursor: z.string().max(64).optional(),
+    query: byCursor({ fallback: 50, max: 200 }).extend({
+      queue: z.string().min(1).max(100).optional().openapi({ description: '`runs`, or a kind of call' }),
+      conversationId: z.string().min(1).max(100).optional(),
     }),
   },
   security: BEARER,
@@ -102,7 +103,7 @@ export function deadLetterRoutes({ signals, post }: { signals: Signals; post: Po
       return c.json(await replayDeadLetter({ sql: databaseOf(c), signals }, { actor: actorOf(c), id }, post), 202)
     })
     .openapi(remove, async (c) => {
-      await takeDeadLetter(databaseOf(c), { actor: actorOf(c), id: c.req.valid('param').id })
+      await removeDeadLetter(databaseOf(c), { actor: actorOf(c), id: c.req.valid('param').id })
       return c.body(null, 204)
     })
 }

@@ -79,7 +79,10 @@ export function eventRoutes(deps: EventRouteDeps): Router {
     addLogFields(c, { conversationId })
     const leave = () => deps.presence.leave(following.stream)
     try {
-      deps.sse.attach(c.env.outgoing as never, { ...following, onClose: leave, mayStay: mayStay(c, following) })
+      deps.sse.attach(c.env.outgoing as never, {
+        ...{ ...following, onClose: leave, mayStay: mayStay(c, following) },
+        onEndSeen: (seq) => deps.presence.seen(following.stream, seq),
+      })
     } catch (error) {
       leave()
       throw error

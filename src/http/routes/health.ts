@@ -7,7 +7,7 @@ const Health = z
   .openapi('Health')
 
 const Subsystem = z
-  .object({ state: z.enum(['ok', 'starting', 'down', 'draining']), detail: z.string().optional() })
+  .object({ state: z.enum(['ok', 'degraded', 'starting', 'down', 'draining']), detail: z.string().optional() })
   .openapi('Subsystem')
 
 const Readiness = z

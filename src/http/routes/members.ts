@@ -10,6 +10,7 @@ import { transferOwnership } from '../../domain/organizations/transfer.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 import { Org, RoleName } from './organizations.ts'
 
@@ -32,10 +33,7 @@ const NewInvitation = Invitation.extend({
 const CreateInvitation = z.object({ role: RoleName, email: z.email().max(254).nullable().default(null) })
 
 const OrgUser = Org.extend({ userId: z.string().min(1).max(200) })
-const Page = z.object({
-  limit: z.coerce.number().int().min(1).max(500).default(100),
-  after: z.string().max(200).optional(),
-})
+const Page = afterLast()
 const json = <T extends z.ZodType>(schema: T) => ({ 'application/json': { schema } })
 const body = <T extends z.ZodType>(schema: T) => ({ required: true, content: json(schema) })
 const tags = ['Members']

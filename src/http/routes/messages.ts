@@ -3,8 +3,9 @@ import type { Context } from 'hono'
 import type { Sql } from '../../db/client.ts'
 import { getConversation } from '../../domain/conversations/get.ts'
 import { type StoredFile, storeFile } from '../../domain/files/files.ts'
-import { type Budgets, budgetExhausted } from '../../domain/limits/budget.ts'
-import { type LocalRunner, type PostOptions, postMessage } from '../../domain/messages/post.ts'
+import type { Backlog } from '../../domain/limits/backlog.ts'
+import type { Budgets } from '../../domain/limits/budget.ts'
+import { findRefusal, type LocalRunner, type PostOptions, postMessage } from '../../domain/messages/post.ts'
 import { cancelRuns } from '../../domain/runs/cancel.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { AppError } from '../../lib/errors.ts'
@@ -127,6 +128,7 @@ export interface MessageRouteDeps {
   runner: LocalRunner
   options: PostOptions
   budgets: Budgets
+  backlog: Backlog
   /** @throws AppError 'invalid_request' for a URL that may not be called. */
   checkWebhookUrl(url: string): void
 }
@@ -178,12 +180,12 @@ export function messageRoutes(deps: MessageRouteDeps): Router {
     })
 }
 
-/** @throws AppError 'not_found', 'budget_exhausted' */
-async function admitUpload({ budgets }: MessageRouteDeps, c: Context<Env>, conversationId: string) {
+/** @throws AppError 'not_found', 'budget_exhausted', 'queue_full' */
+async function admitUpload(deps: MessageRouteDeps, c: Context<Env>, conversationId: string) {
   const actor = actorOf(c)
   await getConversation(databaseOf(c), { actor, conversationId })
-  const exhausted = await budgets.findExhausted(actor.organizationId)
-  if (exhausted) throw budgetExhausted(exhausted)
+  const refusal = await findRefusal(deps, actor.organizationId)
+  if (refusal) throw refusal
 }
 
 interface Upload {

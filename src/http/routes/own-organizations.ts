@@ -9,6 +9,7 @@ import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import type { Env } from '../env.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 import { Name, Organization, RoleName, Slug, toOrganization } from './organizations.ts'
 
@@ -29,10 +30,7 @@ const list = createRoute({
   summary: 'The organizations that the caller belongs to',
   description: 'A person sees all of theirs, by slug. An API key sees its own organization only.',
   request: {
-    query: z.object({
-      limit: z.coerce.number().int().min(1).max(500).default(100),
-      after: z.string().max(100).optional(),
-    }),
+    query: afterLast(),
   },
   security: BEARER,
   responses: {
@@ -50,7 +48,7 @@ const create = createRoute({
   security: BEARER,
   responses: {
     201: { description: 'Made', content: json(z.object({ organization: Organization })) },
-    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'conflict'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'conflict', 'limit_reached'),
   },
 })
 

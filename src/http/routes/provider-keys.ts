@@ -65,7 +65,7 @@ function declare<Params extends typeof OrgProvider>(base: string, params: Params
     responses: {
       200: { description: 'Changed', content: keyBody },
       201: { description: 'Made', content: keyBody },
-      ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict', 'payload_too_large'),
+      ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'limit_reached', 'payload_too_large'),
     },
   })
   const remove = createRoute({

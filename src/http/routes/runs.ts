@@ -4,6 +4,7 @@ import { historyStats, pageHistory } from '../../domain/messages/history.ts'
 import { getRun } from '../../domain/runs/get.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { byCursor } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 import { ConversationId } from './conversations.ts'
 
@@ -99,10 +100,7 @@ const messages = createRoute({
   summary: 'What was said, oldest first',
   request: {
     params: ConversationId,
-    query: z.object({
-      cursor: z.string().max(64).optional(),
-      limit: z.coerce.number().int().min(1).max(200).default(50),
-    }),
+    query: byCursor({ fallback: 50, max: 200 }),
   },
   security: BEARER,
   responses: {

@@ -5,6 +5,7 @@ import type { Signals } from '../../domain/signals.ts'
 import type { Envelope } from '../../lib/envelope.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 /** A private key with its certificates fits. */
@@ -43,8 +44,7 @@ const Secret = z
   })
   .openapi('Secret')
 
-const Page = z.object({
-  limit: z.coerce.number().int().min(1).max(500).default(200),
+const Page = afterLast({ fallback: 200 }).extend({
   after: z.string().max(300).optional().openapi({ description: '`kind:name` of the last one seen' }),
 })
 const tags = ['Secrets']
@@ -77,7 +77,7 @@ function declare<Params extends typeof Org>(base: string, params: Params, whose:
     responses: {
       200: { description: 'Changed', content: secretBody },
       201: { description: 'Made', content: secretBody },
-      ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict', 'payload_too_large'),
+      ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'limit_reached', 'payload_too_large'),
     },
   })
   const remove = createRoute({

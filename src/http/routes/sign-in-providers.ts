@@ -66,7 +66,7 @@ const add = createRoute({
       description: 'Added',
       content: { 'application/json': { schema: z.object({ provider: SignInProvider }) } },
     },
-    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'conflict'),
+    ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'limit_reached'),
   },
 })
 

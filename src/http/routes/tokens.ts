@@ -6,6 +6,7 @@ import { rotateKey } from '../../domain/keys/rotate.ts'
 import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 import { Org } from './organizations.ts'
 
@@ -54,10 +55,7 @@ const list = createRoute({
   summary: 'API keys: one’s own, or all of the organization’s for admins',
   request: {
     params: Org,
-    query: z.object({
-      limit: z.coerce.number().int().min(1).max(500).default(100),
-      after: z.string().max(100).optional(),
-    }),
+    query: afterLast(),
   },
   security: BEARER,
   responses: {
@@ -73,7 +71,7 @@ const create = createRoute({
   summary: 'Make an API key',
   request: { params: Org, body: { required: true, content: json(CreateToken) } },
   security: BEARER,
-  responses: { 201: made, ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found') },
+  responses: { 201: made, ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found', 'limit_reached') },
 })
 
 const rotate = createRoute({

@@ -4,6 +4,7 @@ import { toUsageCsv } from '../../domain/usage/usage-csv.ts'
 import { AppError } from '../../lib/errors.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
+import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
 
 const DAYS_MAX = 366
@@ -47,10 +48,9 @@ const report = createRoute({
   summary: 'What was used, by day, agent, model or user; without a range the running month',
   request: {
     params,
-    query: Range.extend({
+    query: afterLast({ fallback: 400, max: 1000 }).extend({
+      ...Range.shape,
       group: z.enum(USAGE_GROUPS).default('day'),
-      limit: z.coerce.number().int().min(1).max(1000).default(400),
-      after: z.string().max(300).optional(),
     }),
   },
   security: BEARER,

@@ -72,6 +72,7 @@ async function runSteps(deps: AgentDeps, turn: TurnCommand, run: { signal: Abort
       messages: joinPartialText(done.messages, partialText),
       usage: done.usage,
       model: `${turn.model.provider}/${turn.model.modelId}`,
+      finish: done.failed ?? (done.continues ? 'continues' : 'answered'),
     }
     run.progress.usage = addUsage(run.progress.usage, done.usage)
     await deps.link.flushed()

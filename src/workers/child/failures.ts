@@ -1,5 +1,5 @@
 import { APICallError } from 'ai'
-import type { TurnFailure } from '../protocol.ts'
+import { STEP_FAILURES, type TurnFailure } from '../protocol.ts'
 import { StepNotSaved } from './gateway-link.ts'
 import { UnknownProvider } from './models.ts'
 
@@ -8,6 +8,7 @@ const DETAIL_CHARS_MAX = 200
 const KEY_LIKE = /\b(sk|pk|key|AIza)[-_]?[\w-]{8,}/gi
 
 const FAILURES = {
+  ...STEP_FAILURES,
   rateLimited: failure('model_rate_limited', 'The model provider is limiting requests. Try again in a moment.', true),
   overloaded: failure('model_overloaded', 'The model provider is overloaded. Try again in a moment.', true),
   unavailable: failure('model_unavailable', 'The model provider could not be reached.', true),
@@ -15,10 +16,8 @@ const FAILURES = {
   cut: failure('model_stream_cut', 'The model provider broke off in the middle of its answer.', true),
   auth: failure('model_auth_failed', 'The model provider refused the credentials of this gateway.', false),
   badRequest: failure('model_bad_request', 'The model provider refused the request.', false),
-  filtered: failure('model_content_filtered', 'The model provider withheld the answer.', false),
   empty: failure('model_empty_answer', 'The model provider answered with nothing.', true),
   stepsSpent: failure('steps_exhausted', 'The agent used all its steps without coming to an end.', false),
-  tokensSpent: failure('output_exhausted', 'The answer grew too long in the middle of a tool call.', false),
   stepNotSaved: failure('step_not_saved', 'The gateway could not store a step of the answer.', true),
   stepTooLarge: failure('step_too_large', 'The answer is too large to be stored.', false),
   stale: failure('run_stale', 'The run was taken over by someone else.', false),

@@ -1,4 +1,4 @@
--- 0007 observability: when a run last became claimable, when a reply was put on its queue, and the trace that both and
+-- 0009 observability: when a run last became claimable, when a reply was put on its queue, and the trace that both and
 -- owed calls belong to.
 -- Old replicas: not affected; they leave the columns empty, and a reply's time has a default.
 -- Locks: runs, thread_response and outbox for a moment; no row is rewritten.

@@ -1,0 +1,86 @@
+{{/* What every pod of this chart has in common, whichever component, Job or test it belongs to. */}}
+
+{{/* The `restricted` Pod Security standard, with a user by number, so that the kubelet can tell that it is not root. */}}
+{{- define "lobu.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "lobu.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* No pod talks to Kubernetes, and none needs the addresses of its neighbours in its environment. */}}
+{{- define "lobu.podDefaults" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- include "lobu.podSecurityContext" . | nindent 2 }}
+{{- end -}}
+
+{{- define "lobu.containerDefaults" -}}
+image: {{ include "lobu.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  {{- include "lobu.containerSecurityContext" . | nindent 2 }}
+{{- end -}}
+
+{{/*
+A value as the string that the person meant: `toString` alone would make 1.048576e+06 of 1048576, because numbers of YAML
+are floats here.
+*/}}
+{{- define "lobu.envString" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{ int64 . }}
+{{- else -}}
+{{ toString . }}
+{{- end -}}
+{{- end -}}
+
+{{/* `app.env` as it was given. */}}
+{{- define "lobu.givenEnv" -}}
+{{- range $name, $value := .Values.app.env }}
+{{- if not (kindIs "invalid" $value) }}
+- name: {{ $name }}
+  value: {{ include "lobu.envString" $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Takes (dict "secret" … "key" … "directKey" …): the database, and nothing else. */}}
+{{- define "lobu.databaseEnv" -}}
+- name: DATABASE_URL
+  valueFrom:
+    secretKeyRef: { name: {{ .secret | quote }}, key: {{ .key | quote }} }
+{{- with .directKey }}
+- name: DATABASE_DIRECT_URL
+  valueFrom:
+    secretKeyRef: { name: {{ $.secret | quote }}, key: {{ . | quote }} }
+{{- end }}
+{{- end -}}
+
+{{/* Takes (dict "root" $ "component" …), the one whose copy of `app.files` is meant. */}}
+{{- define "lobu.filesMount" -}}
+{{- if .root.Values.app.files -}}
+- { name: files, mountPath: /etc/lobu, readOnly: true }
+{{- end -}}
+{{- end -}}
+{{- define "lobu.filesVolume" -}}
+{{- if .root.Values.app.files -}}
+- name: files
+  configMap: { name: {{ include "lobu.componentName" . }}-files }
+{{- end -}}
+{{- end -}}

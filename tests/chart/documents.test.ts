@@ -1,0 +1,152 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
+import { renderValues } from '../../scripts/chart-values.ts'
+import { CHART, findHelms, type KubernetesObject } from '../support/helm.ts'
+import { GOOD } from './value-sets.ts'
+
+const DOCS = path.join(CHART, '../docs')
+const RUNBOOKS = path.join(DOCS, 'runbooks')
+const read = (...parts: string[]) => readFileSync(path.join(...parts), 'utf8')
+
+interface Alert {
+  alert: string
+  expr: string
+  for: string
+  severity: string
+  summary: string
+  description: string
+}
+
+const { metrics, alerts } = parse(read(CHART, 'files/alerts.yaml')) as { metrics: string[]; alerts: Alert[] }
+
+const helms = await findHelms()
+
+test('chart/README.md lists every value as chart/values.yaml has it (npm run docs)', () => {
+  const { current, rendered } = renderValues()
+  expect(current).toBe(rendered)
+})
+
+test('the schema knows every value, and no others', () => {
+  const paths = (object: KubernetesObject, at = ''): string[] =>
+    Object.entries(object).flatMap(([key, value]: [string, KubernetesObject]) => {
+      const isGroup =
+        value !== null && typeof value === 'object' && !Array.isArray(value) && Object.keys(value).length > 0
+      return isGroup && !FREE.includes(`${at}${key}`) ? paths(value, `${at}${key}.`) : [`${at}${key}`]
+    })
+  const known = (schema: KubernetesObject, at = ''): string[] =>
+    Object.entries(schema.properties).flatMap(([key, inner]: [string, KubernetesObject]) =>
+      inner.properties && !FREE.includes(`${at}${key}`) ? known(inner, `${at}${key}.`) : [`${at}${key}`],
+    )
+  const schema = JSON.parse(read(CHART, 'values.schema.json'))
+  expect(
+    known(schema)
+      .filter((key) => key !== 'global')
+      .sort(),
+  ).toEqual(paths(parse(read(CHART, 'values.yaml'))).sort())
+})
+
+/** Values that are Kubernetes' own. */
+const FREE = ['app.env', 'app.resources', 'migrations.resources']
+
+test('the chart, its image and the package are of one version', () => {
+  const { version } = JSON.parse(read(CHART, '../package.json'))
+  const chart = parse(read(CHART, 'Chart.yaml'))
+  expect([chart.name, chart.version, chart.appVersion]).toEqual(['lobu', version, version])
+})
+
+describe('alerts', () => {
+  test('use the metrics that are listed, and all of them', () => {
+    const used = alerts.flatMap(({ expr }) => expr.match(/\blobu_[a-z0-9_]+/g) ?? [])
+    expect([...new Set(used)].sort()).toEqual(metrics)
+  })
+
+  test.each(alerts)(
+    '$alert looks at one release alone, says what it is about, and has a page',
+    ({ expr, ...alert }) => {
+      for (const [, selector] of expr.matchAll(/\blobu_[a-z0-9_]+(\{[^}]*\})?/g)) expect(selector).toMatch(/\$scope\}$/)
+      expect(['critical', 'warning']).toContain(alert.severity)
+      expect(alert.for).toMatch(/^\d+[mh]$/)
+      expect(`${alert.summary}${alert.description}`).not.toMatch(/undefined/)
+      const page = read(RUNBOOKS, `${alert.alert}.md`)
+      expect(page).toMatch(new RegExp(`^# ${alert.alert}\n`))
+      for (const heading of ['## What it means', '## What to look at', '## What to do']) expect(page).toContain(heading)
+    },
+  )
+
+  test('have no page without an alert', () => {
+    const pages = readdirSync(RUNBOOKS).filter((name) => name !== 'README.md')
+    expect(pages.sort()).toEqual(alerts.map(({ alert }) => `${alert}.md`).sort())
+  })
+
+  test('reach the operator whole, with the labels of the release and a link to the page', async ({ skip }) => {
+    const [helm] = helms
+    if (!helm) return skip('there is no helm')
+    const objects = await helm.render(GOOD['an autoscaler and monitoring']!)
+    const { rules } = objects.find(({ kind }) => kind === 'PrometheusRule').spec.groups[0]
+    expect(rules.map((rule: KubernetesObject) => rule.alert)).toEqual(alerts.map(({ alert }) => alert))
+    for (const rule of rules) {
+      expect(rule.expr).toContain('namespace="lobu",service="lobu-app-metrics"')
+      expect(rule.expr).not.toContain('$scope')
+      expect(rule.annotations.runbook_url).toMatch(new RegExp(`/docs/runbooks/${rule.alert}\\.md$`))
+    }
+    // Prometheus' own templates are not Helm's.
+    const text = JSON.stringify(rules)
+    expect(text).toContain('{{ $labels.pod }}')
+  })
+})
+
+describe('docs/kubernetes.md', () => {
+  const page = existsSync(path.join(DOCS, 'kubernetes.md')) ? read(DOCS, 'kubernetes.md') : ''
+
+  test('names objects that a release "lobu" has', async ({ skip }) => {
+    const [helm] = helms
+    if (!helm) return skip('there is no helm')
+    const objects = await helm.render(GOOD["the page's file"]!)
+    const short: Record<string, string> = {
+      deploy: 'Deployment',
+      svc: 'Service',
+      job: 'Job',
+      ingress: 'Ingress',
+      pod: 'Pod',
+    }
+    const named = [...page.matchAll(/\b(deploy|svc|job|pod)\/([a-z][a-z0-9-]*)/g)]
+    expect(named.length).toBeGreaterThan(5)
+    for (const [text, kind, name] of named) {
+      const found = objects.some((object) => object.kind === short[kind!] && object.metadata.name === name)
+      expect(found, text).toBe(true)
+    }
+  })
+
+  test('has the commands of the published page', () => {
+    for (const command of [
+      'kubectl create namespace lobu',
+      'kubectl -n lobu create secret generic lobu-db',
+      'kubectl -n lobu create secret generic lobu-secrets',
+      'helm install lobu oci://ghcr.io/lobu-ai/charts/lobu',
+      'helm upgrade lobu oci://ghcr.io/lobu-ai/charts/lobu',
+      'kubectl -n lobu get pods -l app.kubernetes.io/instance=lobu',
+      'kubectl -n lobu logs deploy/lobu-app',
+      'kubectl -n lobu get ingress',
+      'kubectl -n lobu port-forward svc/lobu-app 8787:8787',
+      'curl http://localhost:8787/health',
+    ]) {
+      expect(page).toContain(command)
+    }
+  })
+
+  test('has values that render', async ({ skip }) => {
+    const [helm] = helms
+    if (!helm) return skip('there is no helm')
+    const examples = [...page.matchAll(/```yaml\n([\s\S]*?)```/g)].map(([, text]) => parse(text!) as object)
+    expect(examples.length).toBeGreaterThan(2)
+    for (const values of examples) expect((await helm.render({ values })).length).toBeGreaterThan(0)
+  })
+
+  test('links to pages that exist', () => {
+    for (const [, target] of page.matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g)) {
+      expect(existsSync(path.join(DOCS, target!)), target).toBe(true)
+    }
+  })
+})
