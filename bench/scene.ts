@@ -9,6 +9,7 @@ import { log } from './support.ts'
 export const SILENT: Signals = {
   published() {},
   runReady() {},
+  runsEnded() {},
   runEnded() {},
   conversationEnded() {},
   accessChanged() {},

@@ -30,7 +30,14 @@ export function benchWalls(): Promise<Row[]> {
     const runner = { reserve: () => false, settle() {}, hasWorker: () => false }
     const budgets = { findExhausted: async () => null }
     const backlog = { admit: async () => {} }
-    const signals = { published() {}, runReady() {}, runEnded() {}, conversationEnded() {}, accessChanged() {} }
+    const signals = {
+      published() {},
+      runReady() {},
+      runsEnded() {},
+      runEnded() {},
+      conversationEnded() {},
+      accessChanged() {},
+    }
     const limits = { replica: 'bench', leaseMs: 60_000, depthMax: 1e6, organizationMax: 1e6, workerIdleMs: 1 }
 
     const post = (sql: typeof db.sql) => () =>

@@ -46,6 +46,7 @@ import { checkOutsideUrl, checkWebhookUrl } from './domain/webhooks/check-url.ts
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
 import { createSignals, hearSignals } from './doorbells.ts'
+import { reportGauges } from './gauges.ts'
 import { createGatewayApp } from './http/app.ts'
 import { createHttpServer, type HttpServer } from './http/server.ts'
 import { createWaitingRoom } from './http/waiting-room.ts'
@@ -62,12 +63,15 @@ import { createReadiness, type Phase } from './readiness.ts'
 import { createSseManager } from './sse/manager.ts'
 import { createPresence } from './sse/presence.ts'
 import { createTail } from './sse/tail.ts'
+import type { Metrics } from './telemetry/metrics.ts'
+import type { Tracer } from './telemetry/tracer.ts'
 import { VERSION } from './version.ts'
 import { builtCacheDir, createProcessLauncher, findWorkerEntry } from './workers/launcher.ts'
 import { createWorkerPool } from './workers/pool.ts'
 import { CONTINUE_NOTE } from './workers/protocol.ts'
 import { createReplyWriter } from './workers/replies.ts'
 import { createRunner } from './workers/runner.ts'
+import { watchModelCall } from './workers/watch-model-call.ts'
 
 export { whenDatabaseIsThere }
 
@@ -114,11 +118,12 @@ export interface GatewayDeps {
   log: Logger
   redactions: Redactions
   front: HttpServer
+  telemetry: { metrics: Metrics; tracer: Tracer }
 }
 
 /** What is made from what, top to bottom. `secrets` are complete here: given by the environment, or development's own. */
 export function createGateway(
-  { config, db, log, redactions, front }: GatewayDeps,
+  { config, db, log, redactions, front, telemetry: { metrics, tracer } }: GatewayDeps,
   secrets: EncryptionSettings,
 ): Gateway {
   const replica = newId('replica')
@@ -130,14 +135,17 @@ export function createGateway(
   let wallFault: string | null = null
 
   const notifier = createNotifier({ sql, log })
-  const signals = createSignals({ notifier, parts: () => ({ tail, runner, authenticator: access }) }, { replica })
+  const signals = createSignals(
+    { notifier, metrics, parts: () => ({ tail, runner, authenticator: access }) },
+    { replica },
+  )
   const pollMs = () => (db.listening() ? LISTENING_POLL_MS : queue.pollMs)
 
   const tail = createTail({ sql, log }, { pollMs })
   const presence = createPresence({ sql, log, noteEndsSeen: (seen) => noteEndsSeen(sql, seen) })
-  const sse = createSseManager({ sql, tail, log }, { ...streams })
+  const sse = createSseManager({ sql, tail, log, metrics }, { ...streams })
 
-  const publisher = createPublisher({ sql, log, onPublished: signals.published }, { pollMs: queue.pollMs })
+  const publisher = createPublisher({ sql, log, tracer, onPublished: signals.published }, { pollMs: queue.pollMs })
   const replies = createReplyWriter({ sql, log, onInserted: publisher.ring })
   const scope = (organizationId: string) => (wallFault === null ? scopeToOrganization(sql, organizationId) : sql)
   const envelope = createSecretsEnvelope(secrets)
@@ -151,6 +159,7 @@ export function createGateway(
       return providerKeys.find(owner, run.provider)
     },
     continueNote: CONTINUE_NOTE,
+    watch: (call) => watchModelCall({ metrics, runner }, call),
   })
   const modelOf = (name: string | null, more: { own?: ReadonlySet<string>; provider?: string | undefined } = {}) =>
     resolveModel(name, {
@@ -188,7 +197,7 @@ export function createGateway(
     { ...workers },
   )
   const runner = createRunner(
-    { sql, log, signals, pool, replies, budgets, costOf, resolveModel: chooseModel },
+    { sql, log, signals, pool, replies, budgets, costOf, metrics, tracer, resolveModel: chooseModel },
     {
       ...{ replica, leaseMs: queue.leaseMs, pollMs: queue.pollMs, attemptsMax: queue.attemptsMax },
       ...{ runMsMax: queue.runMsMax, textCharsMax: queue.turnCharsMax, organizationRunsMax: queue.orgRunsMax },
@@ -198,7 +207,7 @@ export function createGateway(
   const sweeper = createRunSweeper({ sql, log, signals }, { everyMs: SWEEP_MS, attemptsMax: queue.attemptsMax })
   const retention = createRetention({ sql, log }, config.retention)
   const webhooks = createWebhookDeliverer(
-    { sql, log, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
+    { sql, log, metrics, tracer, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },
   )
   const usage = createUsageRollUp({ sql, log }, { everyMs: USAGE_MS })
@@ -250,8 +259,27 @@ export function createGateway(
       sse.recheck()
     },
   }
+  const readiness = createReadiness({
+    ...{
+      db,
+      loops,
+      retention,
+      phase: () => phase,
+      schema: () => schema,
+      wallFault: () => wallFault,
+      publicUrlFault,
+      workers: pool.snapshot,
+      streams: sse.count,
+    },
+    facts: { service: 'lobu', version: VERSION, replica, model: config.models.defaultModel },
+  })
+  reportGauges({
+    ...{ metrics, db, loops, readiness, version: VERSION },
+    ...{ workers: pool.snapshot, streams: sse.count, streamsMax: streams.streamsMax },
+  })
   const app = createGatewayApp({
-    ...{ log, sse, presence, signals, tokens, resolveModel: chooseModel, runner: localRunner, version: VERSION },
+    ...{ log, metrics, tracer, sse, presence, signals, tokens, version: VERSION },
+    ...{ resolveModel: chooseModel, runner: localRunner },
     ...{ authenticator, scope, envelope, redactions },
     ...{ backlog: createBacklog({ sql }, { max: queue.orgDepthMax }), requestsMax: config.http.requestsMax },
     ...{ budgets, rates: createRateLimiter({ sql, limits }), defaultLimits: config.limits },
@@ -281,20 +309,7 @@ export function createGateway(
     mailInvitation: mail ? (invitation) => mailInvitation(mail, invitation) : undefined,
     webhookKey: (organizationId) => webhookSigningKey(secrets.jwt, organizationId),
     isStarting: () => phase === 'starting',
-    readiness: createReadiness({
-      ...{
-        db,
-        loops,
-        retention,
-        phase: () => phase,
-        schema: () => schema,
-        wallFault: () => wallFault,
-        publicUrlFault,
-        workers: pool.snapshot,
-        streams: sse.count,
-      },
-      facts: { service: 'lobu', version: VERSION, replica, model: config.models.defaultModel },
-    }),
+    readiness,
   })
   front.serveWith(app)
 

@@ -3,6 +3,7 @@ import { DEFAULT_PORT, Env } from './config/environment.ts'
 import { productionFaults, weakSecrets } from './config/production.ts'
 import { retentionSettings } from './config/retention.ts'
 import { PRODUCTION_WAIT_SECONDS, shutdownTimes } from './config/shutdown.ts'
+import { telemetrySettings } from './config/telemetry.ts'
 
 /** Far longer than a replica that works needs between two statements of a transaction. */
 const TRANSACTION_IDLE_MS_MAX = 5_000
@@ -154,6 +155,7 @@ function buildConfig(e: Env, isTerminal: boolean) {
       waitMs: (e.SHUTDOWN_WAIT_SECONDS ?? (production ? PRODUCTION_WAIT_SECONDS : 0)) * 1000,
       graceMs: e.SHUTDOWN_GRACE_SECONDS * 1000,
     }),
+    telemetry: telemetrySettings(e),
     log: { level: e.LOG_LEVEL, pretty: e.LOG_PRETTY ?? isTerminal },
   }
 }

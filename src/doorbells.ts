@@ -4,6 +4,7 @@ import type { Authenticator } from './domain/accounts/authenticate.ts'
 import type { Signals } from './domain/signals.ts'
 import { decodeHints, encodeHints } from './sse/hints.ts'
 import { channelKey, type Tail } from './sse/tail.ts'
+import { type Metrics, NO_METRICS } from './telemetry/metrics.ts'
 import type { Runner } from './workers/runner.ts'
 
 /** Fixed and few: every listener of the database is woken by every notification on a channel it listens to. */
@@ -22,9 +23,10 @@ export interface LocalParts {
  * by NOTIFY after the commit. `parts` is asked when a signal comes, since the parts themselves need the signals.
  */
 export function createSignals(
-  deps: { notifier: Notifier; parts(): LocalParts },
+  deps: { notifier: Notifier; metrics?: Metrics; parts(): LocalParts },
   { replica }: { replica: string },
 ): Signals {
+  const { metrics = NO_METRICS } = deps
   return {
     published(events) {
       deps.parts().tail.offer(events)
@@ -34,7 +36,12 @@ export function createSignals(
       if (preferredReplica === undefined || preferredReplica === replica) deps.parts().runner.ring()
       if (preferredReplica !== replica) deps.notifier.ring(RUNS, preferredReplica ?? '')
     },
+    runsEnded({ count, status, deadLetter }) {
+      metrics.count('lobu_runs_ended_total', { status }, count)
+      if (deadLetter) metrics.count('lobu_dead_letters_total', { kind: 'runs' })
+    },
     runEnded(runId) {
+      metrics.count('lobu_runs_ended_total', { status: 'cancelled' })
       deps.parts().runner.stopRun(runId)
       deps.notifier.ring(CONTROL, `run ${runId}`)
     },

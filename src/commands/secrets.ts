@@ -39,14 +39,29 @@ export function findSecrets(config: Config): Secrets | null {
 /** All values of the environment and of development's own file that must not be written anywhere. */
 export function knownSecrets(config: Config, secrets: Secrets): string[] {
   const { jwt, betterAuth, encryption, encryptionOld } = secrets
+  const { smtp, google, github, oidc } = config.accounts
+  const { metrics, tracing } = config.telemetry
   const keys = Object.values(config.models.providers).map(({ apiKey }) => apiKey)
-  const urls = [config.db.url, config.db.directUrl].map(passwordOf)
-  return [jwt, betterAuth, encryption, ...encryptionOld, ...keys, ...urls].filter((value) => value !== undefined)
+  const clients = [google, github, oidc].map((client) => client?.clientSecret)
+  const urls = [config.db.url, config.db.directUrl, smtp?.url].flatMap(passwordOf)
+  const told = [metrics?.token, ...(tracing?.secrets ?? [])]
+  return [jwt, betterAuth, encryption, ...encryptionOld, ...keys, ...clients, ...urls, ...told].filter(
+    (value) => value !== undefined,
+  )
 }
 
-/** As it stands in the URL; a list of hosts is no URL, so this is read by hand as in `db/url.ts`. */
-function passwordOf(url: string | undefined): string | undefined {
-  return /^[^:]+:\/\/[^:@/]*:([^@/]*)@/.exec(url ?? '')?.[1]
+/** As it stands in the URL and as it is sent; a list of hosts is no URL, so this is read by hand as in `db/url.ts`. */
+function passwordOf(url: string | undefined): string[] {
+  const written = /^[^:]+:\/\/[^:@/]*:([^@/]*)@/.exec(url ?? '')?.[1]
+  return written === undefined ? [] : [written, decoded(written)]
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }
 
 function keepSecrets(dataDir: string): KeptSecrets {

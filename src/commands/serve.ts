@@ -7,6 +7,8 @@ import { errorLine } from '../lib/errors.ts'
 import { createLogger, type Logger } from '../lib/logger.ts'
 import { createRedactions } from '../lib/redactions.ts'
 import { sleep } from '../lib/sleep.ts'
+import { openTelemetry, type Telemetry } from '../telemetry/open.ts'
+import { VERSION } from '../version.ts'
 import { migrateDatabase } from './migrate.ts'
 import { completeSecrets, knownSecrets } from './secrets.ts'
 
@@ -15,15 +17,20 @@ const ECHO_MS = 500
 /** Who asks twice waits for no more than this. */
 const HURRY_MS = 3_000
 
+/** A collector that does not answer by then gets nothing more. */
+const TELEMETRY_MS = 2_000
+
 /** Runs the gateway until SIGTERM or SIGINT. Resolves with the exit code. */
 export async function serve(config: Config): Promise<number> {
   const secrets = completeSecrets(config)
   const redactions = createRedactions(knownSecrets(config, secrets))
-  const log = createLogger({ ...config.log, redactions })
+  let telemetry: Telemetry | undefined
+  const log = createLogger({ ...config.log, redactions, onTrouble: (line) => telemetry?.onTrouble(line) })
   if (config.http.publicUrlFault !== null) log.error(config.http.publicUrlFault)
   warnAboutUnusedModels(config, log)
   // From the first moment on: without a handler the first process of a container does not even see the signal.
   const stop = watchStopSignals(config, log)
+  telemetry = await openTelemetry({ log, redactions }, { ...config.telemetry, version: VERSION })
   let reason = 'not looked at yet'
   const front = createFront({ config, log, reason: () => reason })
   const listen = once(async () => {
@@ -45,8 +52,9 @@ export async function serve(config: Config): Promise<number> {
     log.info('stopped')
     return 0
   }
-  const gateway = createGateway({ config, db, log, redactions, front }, secrets)
+  const gateway = createGateway({ config, db, log, redactions, front, telemetry }, secrets)
   try {
+    await telemetry.listen()
     const port = await listen()
     const work = gateway.work().then(() => announce({ config, db, log }, port))
     const failed = db.failed.then((error) => {
@@ -55,10 +63,10 @@ export async function serve(config: Config): Promise<number> {
     await Promise.race([stop.asked, failed, work.then(() => stop.asked)])
   } catch (error) {
     log.fatal({ err: errorLine(error) }, error instanceof Error ? error.message : 'the gateway failed')
-    await stopWithin(gateway, { config, stop, waitMs: 0 })
+    await stopWithin({ gateway, telemetry }, { config, stop, waitMs: 0 })
     return 1
   }
-  await stopWithin(gateway, { config, stop, waitMs: await stop.asked })
+  await stopWithin({ gateway, telemetry }, { config, stop, waitMs: await stop.asked })
   log.info('stopped')
   return 0
 }
@@ -83,9 +91,12 @@ async function openWithSchema(config: Config, log: Logger): Promise<Database> {
   }
 }
 
-/** Stops the gateway in order; what hangs is left behind when its time is over. */
+/**
+ * Stops the gateway in order; what hangs is left behind when its time is over. What is told of the end is told last: figures
+ * until the gateway has stopped, then what was not sent yet.
+ */
 async function stopWithin(
-  gateway: Gateway,
+  { gateway, telemetry }: { gateway: Gateway; telemetry: Telemetry },
   { config, stop, waitMs }: { config: Config; stop: StopSignals; waitMs: number },
 ) {
   const hurried = stop.askedAgain.then(() => {
@@ -93,6 +104,7 @@ async function stopWithin(
     return sleep(HURRY_MS)
   })
   await Promise.race([gateway.stop({ waitMs }), sleep(config.shutdown.totalMs), hurried])
+  await telemetry.close(TELEMETRY_MS)
 }
 
 interface StopSignals {

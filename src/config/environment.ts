@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { parseTrustedProxies } from '../lib/addresses.ts'
 import { readOrigins } from './accounts.ts'
+import { OTLP_PROTOCOLS, SAMPLERS } from './telemetry.ts'
 
 const seconds = (fallback: number, min = 1, max = 86_400) => z.coerce.number().min(min).max(max).default(fallback)
 const count = (fallback: number, min = 1, max = 1_000_000) =>
@@ -218,6 +219,40 @@ export const Env = z.object({
   SHUTDOWN_WAIT_SECONDS: z.coerce.number().min(0).max(600).optional(),
   /** How long running turns may then go on before they are handed over. */
   SHUTDOWN_GRACE_SECONDS: z.coerce.number().min(0).max(3600).default(25),
+  /** Port on which Prometheus finds `/metrics`, apart from the API; 0 takes any free one. Empty: no metrics. docs/observability.md */
+  METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+  /** Address of that port. Empty: as `HOST`. */
+  METRICS_HOST: z.string().optional(),
+  /** Bearer token that a scraper must send. Empty: none, and the port must not be reachable from outside. */
+  METRICS_AUTH_TOKEN: z.string().optional(),
+  /** Collector to which traces are sent (OTLP); `/v1/traces` is added for http. Empty: no traces. docs/observability.md */
+  OTEL_EXPORTER_OTLP_ENDPOINT: httpUrl.optional(),
+  /** The same for traces alone, taken as it is. */
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: httpUrl.optional(),
+  /** What the collector speaks: `http/protobuf`, `http/json` or `grpc`. */
+  OTEL_EXPORTER_OTLP_PROTOCOL: z.enum(OTLP_PROTOCOLS).default('http/protobuf'),
+  /** The same for traces alone. Empty: as above. */
+  OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: z.enum(OTLP_PROTOCOLS).optional(),
+  /** Headers for the collector, `name=value` (comma separated, percent-encoded), such as its key. */
+  OTEL_EXPORTER_OTLP_HEADERS: z.string().default(''),
+  /** The same for traces alone. */
+  OTEL_EXPORTER_OTLP_TRACES_HEADERS: z.string().default(''),
+  /** Name of this service in traces. */
+  OTEL_SERVICE_NAME: z.string().default('lobu'),
+  /** Which traces are recorded: `always_on`, `always_off`, `traceidratio`, or one of these behind `parentbased_`. */
+  OTEL_TRACES_SAMPLER: z.enum(SAMPLERS).default('parentbased_always_on'),
+  /** Share of the traces that a `traceidratio` records, 0 to 1. */
+  OTEL_TRACES_SAMPLER_ARG: z.coerce.number().min(0).max(1).default(1),
+  /** Milliseconds for which spans collect before they are sent. */
+  OTEL_BSP_SCHEDULE_DELAY: count(5_000, 10, 60_000),
+  /** Spans that may wait to be sent; more are dropped. */
+  OTEL_BSP_MAX_QUEUE_SIZE: count(2_048, 1, 1_000_000),
+  /** `true` switches traces off whatever else is set. */
+  OTEL_SDK_DISABLED: flag.default(false),
+  /** Where unexpected errors are reported, to Sentry or what speaks its protocol. Empty: nowhere. docs/observability.md */
+  SENTRY_DSN: httpUrl.optional(),
+  /** What the reports call this installation. Empty: `NODE_ENV`. */
+  SENTRY_ENVIRONMENT: z.string().optional(),
   /** Lines below this level are not written. */
   LOG_LEVEL: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
   /** Readable lines instead of JSON. Empty: readable when standard output is a terminal. */

@@ -91,6 +91,8 @@ export interface Database {
   /** Resolves when the server answers within the time, rejects otherwise. */
   ping(timeoutMs: number): Promise<void>
   dedicated(): Promise<Dedicated>
+  /** How many places the pool has, how many are in use, and how many statements wait for one. */
+  load(): { places: number; busy: number; waiting: number }
   /** Resolves when the embedded engine dies; never on Postgres. */
   readonly failed: Promise<Error>
   /** Lets running queries finish for 5 s. Twice is harmless. */
@@ -212,6 +214,7 @@ function assemble(parts: Parts): Database {
       await withTimeout(pool.current().unsafe('select 1'), timeoutMs)
     },
     dedicated: async () => openDedicated(directEndpoint, await parts.findDirect(), log),
+    load: gate.load,
     failed: parts.failed,
     close() {
       closing ??= close()

@@ -33,6 +33,8 @@ export interface Gate {
   /** Withdraws a ticket that has not been called yet; false when it was. */
   withdraw(ticket: Ticket): boolean
   isDown(): boolean
+  /** How full it is at this moment. */
+  load(): { places: number; busy: number; waiting: number }
   /** Refuses all from now on. */
   close(): void
 }
@@ -91,6 +93,7 @@ export function createGate({ log }: { log: Logger }, options: GateOptions): Gate
 
     withdraw: line.withdraw,
     isDown: () => state === 'down',
+    load: () => ({ places, busy: inside, waiting: line.size() }),
 
     close() {
       state = 'closed'

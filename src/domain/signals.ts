@@ -9,6 +9,8 @@ export interface Signals {
   published(events: PublishedEvents[]): void
   /** A run can be claimed; by `preferredReplica` first when one is named. */
   runReady(preferredReplica?: string): void
+  /** Runs have ended, by whatever way; for the figures. */
+  runsEnded(ends: { count: number; status: 'completed' | 'failed' | 'cancelled'; deadLetter: boolean }): void
   /** A run was ended from outside: whoever works on it must stop. */
   runEnded(runId: string): void
   /** A conversation was ended: its streams close. */

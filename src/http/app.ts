@@ -20,6 +20,8 @@ import type { Logger } from '../lib/logger.ts'
 import type { Redactions } from '../lib/redactions.ts'
 import type { SseManager } from '../sse/manager.ts'
 import type { Presence } from '../sse/presence.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Tracer } from '../telemetry/tracer.ts'
 import type { Env } from './env.ts'
 import { authenticate, organizationIn } from './middleware/authenticate.ts'
 import { crossOrigin } from './middleware/cross-origin.ts'
@@ -56,6 +58,8 @@ import { webhookRoutes } from './routes/webhooks.ts'
 
 export interface GatewayAppDeps {
   log: Logger
+  metrics?: Metrics
+  tracer?: Tracer
   /** The database as the gateway sees it: for what is not inside of one organization. */
   pool: Sql
   /** The database as one organization sees it. */

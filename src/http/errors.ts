@@ -4,7 +4,7 @@ import { HTTPException } from 'hono/http-exception'
 import type { ZodError } from 'zod'
 import { AppError, type ErrorCode, errorLine } from '../lib/errors.ts'
 import { type Env, isAgentApi } from './env.ts'
-import { addLogFields } from './request-log.ts'
+import { addLogFields, contextIds } from './request-log.ts'
 
 /** The one table of statuses. `retryAfterSeconds` goes out where the error itself names no time. */
 const ERRORS = {
@@ -82,10 +82,11 @@ export function errors<Code extends ErrorCode>(...codes: Code[]): { [S in Status
 export function handleError(error: Error, c: Context<Env>): Response {
   const known = translate(error)
   if (!known) {
-    c.get('log').error({ err: errorLine(error), at: stackLines(error) }, 'request failed')
+    c.get('log').error({ ...contextIds(c), err: errorLine(error), at: stackLines(error) }, 'request failed')
     return respond(c, { status: 500, code: 'internal', message: 'Something went wrong on our side' })
   }
-  if (known.code === 'database_unavailable') c.get('log').warn({ err: errorLine(error) }, 'database unavailable')
+  if (known.code === 'database_unavailable')
+    c.get('log').warn({ ...contextIds(c), err: errorLine(error) }, 'database unavailable')
   return answerError(c, known)
 }
 

@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Context } from 'hono'
 import { routePath } from 'hono/route'
-import type { Logger } from '../lib/logger.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
 import type { Env } from './env.ts'
 
 /** Adds ids and outcomes to the request's one log line. Never tokens, message text or query parameters. */
@@ -9,11 +9,37 @@ export function addLogFields(c: Context<Env>, fields: Record<string, string | nu
   Object.assign(c.get('logFields') ?? {}, fields)
 }
 
+/** What else Node's parser lets through counts as one. */
+const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
+
+/** Counts the request by what it was; of an event stream the time until it was open. */
+export function measureRequest(c: Context<Env>, metrics: Metrics, startedAt: number): void {
+  if (!metrics.enabled) return
+  const status = statusOf(c)
+  const { method } = c.req
+  metrics.observe(
+    'lobu_http_request_duration_seconds',
+    {
+      method: METHODS.has(method) ? method : 'other',
+      route: routePath(c),
+      status: `${Math.floor(status / 100)}xx`,
+    },
+    (performance.now() - startedAt) / 1000,
+  )
+}
+
+/** Of an event stream the handler has answered on Node's response itself. */
+export function statusOf(c: Context<Env>): number {
+  const outgoing = c.env?.outgoing as ServerResponse | undefined
+  return outgoing?.headersSent === true ? outgoing.statusCode : c.res.status
+}
+
 /**
  * Writes the request's line once its handler is done; for an event stream, which the handler has taken over by
  * writing to Node's response itself, one line now and one when it closes.
  */
-export function logRequest(c: Context<Env>, log: Logger, startedAt: number): void {
+export function logRequest(c: Context<Env>, startedAt: number): void {
+  const log = c.get('log')
   const outgoing = c.env?.outgoing as ServerResponse | undefined
   const takenOver = outgoing?.headersSent === true
   // The pattern of the handler that answered, or of the middleware that refused: few values, whatever paths come in.
@@ -21,12 +47,12 @@ export function logRequest(c: Context<Env>, log: Logger, startedAt: number): voi
   const level = isProbe(route) ? 'debug' : 'info'
   if (!log.isLevelEnabled(level)) return
   const line = {
-    requestId: c.get('requestId'),
     method: c.req.method,
     route,
+    ...contextIds(c),
     ...actorIds(c),
     ...c.get('logFields'),
-    status: takenOver ? outgoing.statusCode : c.res.status,
+    status: statusOf(c),
     ms: elapsed(startedAt),
   }
   log[level](line, takenOver ? 'stream opened' : 'request')
@@ -37,6 +63,22 @@ export function logRequest(c: Context<Env>, log: Logger, startedAt: number): voi
 /** Probes and scrapes come every few seconds and say nothing while all is well. */
 function isProbe(route: string): boolean {
   return route.startsWith('/health') || route === '/metrics'
+}
+
+const CONVERSATION_PATH = /^\/api\/v1\/agents\/([\w-]{1,100})(?:\/|$)/
+
+/** Whose the request is, and what it is about, as far as that is known by now. */
+export function contextIds(c: Context<Env>): { organizationId?: string; conversationId?: string; runId?: string } {
+  const actor = c.get('actor')
+  // Who is nobody's may write anything into a path.
+  if (!actor) return {}
+  const conversationId = CONVERSATION_PATH.exec(c.req.path)?.[1]
+  const { runId } = c.get('logFields')
+  return {
+    organizationId: actor.organizationId,
+    ...(conversationId === undefined ? {} : { conversationId }),
+    ...(typeof runId === 'string' ? { runId } : {}),
+  }
 }
 
 function actorIds(c: Context<Env>) {

@@ -22,8 +22,10 @@ export function createLogger(options: {
   stream?: NodeJS.WriteStream
   /** Secret values that must not be written, whatever name they stand under. */
   redactions?: Pick<Redactions, 'clean'>
+  /** Is shown each line of the level warn and above, as it is written. Must not throw or log. */
+  onTrouble?(line: string): void
 }): Logger {
-  const { redactions } = options
+  const { redactions, onTrouble } = options
   const settings = {
     level: options.level,
     base: { service: 'lobu' },
@@ -32,7 +34,9 @@ export function createLogger(options: {
       level: (label: string) => ({ level: label }),
       log: (line: Record<string, unknown>) => redact(line, DEPTH_MAX),
     },
-    ...(redactions ? { hooks: { streamWrite: redactions.clean } } : {}),
+    ...(redactions || onTrouble
+      ? { hooks: { streamWrite: (line: string) => finish(line, redactions, onTrouble) } }
+      : {}),
     // These reach the bindings of child loggers as well. Paths with wildcards cost 40 µs a line (pino 10), `redact` one.
     redact: { paths: SECRET_NAMES.map((name) => `["${name}"]`), censor: CENSOR },
   }
@@ -40,6 +44,15 @@ export function createLogger(options: {
   if (!options.pretty) return options.stream ? pino(settings, stream) : pino(settings)
   const lines = pretty({ sync: true, ignore: 'service', translateTime: 'HH:MM:ss.l', destination: stream })
   return pino(settings, lines)
+}
+
+/** Our own formatter puts the level first, so lines are told apart without a look at the rest. */
+const TROUBLE = ['warn', 'error', 'fatal'].map((level) => `{"level":"${level}"`)
+
+function finish(line: string, redactions?: Pick<Redactions, 'clean'>, onTrouble?: (line: string) => void): string {
+  const clean = redactions ? redactions.clean(line) : line
+  if (onTrouble && TROUBLE.some((start) => clean.startsWith(start))) onTrouble(clean)
+  return clean
 }
 
 /** The same value without secrets. What holds none is returned as it is, never changed. */

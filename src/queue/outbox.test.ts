@@ -49,6 +49,7 @@ test('a claim brings what is needed to make the call, and takes it from all othe
     id,
     target: 'https://a.example/hook?token=1',
     payload: { finalText: 'ü' },
+    traceparent: null,
     attempt: 1,
   })
   expect(await claim()).toBeUndefined()

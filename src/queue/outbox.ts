@@ -27,6 +27,8 @@ export interface ClaimedCall extends Lane {
   id: string
   target: string
   payload: Record<string, unknown>
+  /** Of what owes the call; goes out with it. */
+  traceparent: string | null
   /** 1 for the first try; the fence of this claim. */
   attempt: number
 }
@@ -111,7 +113,8 @@ export async function claimCalls(
     )
     update outbox o set ready = false, attempt = o.attempt + 1, due_at = now() + ${leaseMs} * interval '1 millisecond'
     from picked p where o.organization_id = p.organization_id and o.id = p.id
-    returning o.organization_id as "organizationId", o.id, o.target, o.target_host as "targetHost", o.payload, o.attempt`
+    returning o.organization_id as "organizationId", o.id, o.target, o.target_host as "targetHost", o.payload,
+      o.traceparent, o.attempt`
 }
 
 /** A claim of one call. */

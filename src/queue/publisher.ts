@@ -2,6 +2,7 @@ import type { Sql } from '../db/client.ts'
 import { backoffMs } from '../lib/backoff.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
+import type { Tracer } from '../telemetry/tracer.ts'
 import { type PublishedEvents, publishReplies } from './thread-response.ts'
 import { raiseWatermark, START } from './watermark.ts'
 
@@ -19,7 +20,12 @@ const LEFT_MS = 20
  * collect, so load makes batches bigger and not the delay longer. `onPublished` must not throw.
  */
 export function createPublisher(
-  { sql, log, onPublished }: { sql: Sql; log: Logger; onPublished(events: PublishedEvents[]): void },
+  {
+    sql,
+    log,
+    tracer,
+    onPublished,
+  }: { sql: Sql; log: Logger; tracer?: Tracer; onPublished(events: PublishedEvents[]): void },
   { pollMs }: { pollMs: number },
 ): Loop {
   let watermark = START
@@ -37,14 +43,31 @@ export function createPublisher(
           watermark = START
           sweptAt = performance.now()
         }
+        const startedAt = Date.now()
         const pass = await publishReplies(sql, { rowsMax: ROWS_MAX, afterId: watermark.afterId })
         watermark = raiseWatermark(watermark, pass)
         if (pass.left === 0) blocked = 0
         else blocked = pass.published.length > 0 ? 1 : blocked + 1
         if (pass.published.length > 0) onPublished(pass.published)
+        if (tracer?.enabled) recordPublished(tracer, pass.published, startedAt)
         // A full page means that more may wait; a page nobody published from is held by others, who will finish it.
         return pass.seen === ROWS_MAX && pass.published.length > 0
       },
     },
   )
+}
+
+/** Of each attempt the first words alone: a span for every piece of every answer would say nothing more. */
+function recordPublished(tracer: Tracer, published: PublishedEvents[], startedAt: number) {
+  for (const { traceparent, organizationId, conversationId, firstSeq, lastSeq } of published) {
+    if (!traceparent) continue
+    const attributes = {
+      'messaging.operation.type': 'process',
+      'messaging.destination.name': 'thread_response',
+      'lobu.organization.id': organizationId,
+      'lobu.conversation.id': conversationId,
+      'lobu.events': lastSeq - firstSeq + 1,
+    }
+    tracer.start('publish', { parent: traceparent, kind: 'consumer', attributes, startedAt }).end()
+  }
 }

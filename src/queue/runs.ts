@@ -31,6 +31,8 @@ export interface ClaimedRun {
   attempt: number
   fence: number
   traceparent: string | null
+  /** How long it could have been claimed before it was; absent when it was claimed by its acceptance. */
+  waitedMs?: number
 }
 
 export interface RunKey {
@@ -126,7 +128,8 @@ export function takeOver(sql: Sql, args: { replica: string; leaseMs: number }) {
       due_at = null, preferred_replica = null, started_at = coalesce(r.started_at, now())
     where r.id = any(array(select id from picked))
     returning r.organization_id as "organizationId", r.id, r.conversation_id as "conversationId", r.turn,
-      r.message_id as "messageId", r.attempt, r.fence, r.traceparent`
+      r.message_id as "messageId", r.attempt, r.fence, r.traceparent,
+      (extract(epoch from now() - coalesce(r.ready_at, r.created_at)) * 1000)::float8 as "waitedMs"`
 }
 
 /**
@@ -168,7 +171,7 @@ export async function releaseRun(
   const state: RunState = delayMs > 0 ? 'delayed' : 'ready'
   const rows = await sql`
     update runs set state = ${state}, replica = null, lease_until = null,
-      due_at = ${delayMs > 0 ? sql`now() + ${delayMs} * interval '1 millisecond'` : sql`null`},
+      due_at = ${delayMs > 0 ? sql`now() + ${delayMs} * interval '1 millisecond'` : sql`null`}, ready_at = now(),
       attempt = attempt - ${countAttempt ? 0 : 1}
     where organization_id = ${run.organizationId} and id = ${run.id} and fence = ${run.fence} and state = 'running'
     returning 1`
@@ -178,7 +181,7 @@ export async function releaseRun(
 /** Makes delayed runs claimable whose time has come. Returns how many. */
 export async function promoteDueRuns(sql: Sql): Promise<number> {
   const rows = await sql`
-    update runs set state = 'ready', due_at = null, preferred_replica = null
+    update runs set state = 'ready', due_at = null, preferred_replica = null, ready_at = now()
     where id = any(array(
       select id from runs where state = 'delayed' and due_at <= now()
       order by due_at limit 500 for update skip locked))
@@ -195,7 +198,7 @@ export async function recoverLapsedRuns(
   { attemptsMax }: { attemptsMax: number },
 ): Promise<{ recovered: FencedRun[]; exhausted: FencedRun[] }> {
   const recovered = await sql<FencedRun[]>`
-    update runs set state = 'ready', replica = null, lease_until = null
+    update runs set state = 'ready', replica = null, lease_until = null, ready_at = now()
     where id = any(array(
       select id from runs
       where state = 'running' and lease_until < now() and attempt < ${attemptsMax}

@@ -16,6 +16,8 @@ export interface ReplyBatch extends FencedRun {
   batch: number
   eventCount: number
   events: string
+  /** Of the attempt, on its first batch when it is traced. */
+  traceparent?: string | null
 }
 
 /** Consecutive events of one conversation, as they stand in the log. */
@@ -25,6 +27,8 @@ export interface PublishedEvents {
   firstSeq: number
   lastSeq: number
   events: string
+  /** Of an attempt whose first words are among them. */
+  traceparent?: string | null
 }
 
 /**
@@ -41,10 +45,10 @@ export async function insertReplies(sql: Sql, batches: ReplyBatch[]): Promise<Se
       select * from unnest(${batches.map((b) => b.organizationId)}::text[], ${batches.map((b) => b.id)}::uuid[],
         ${batches.map((b) => b.fence)}::bigint[], ${batches.map((b) => b.conversationId)}::text[],
         ${batches.map((b) => b.batch)}::int[], ${batches.map((b) => b.eventCount)}::int[],
-        ${batches.map((b) => b.events)}::text[])
-        as x (organization_id, run_id, fence, conversation_id, batch, event_count, events)
+        ${batches.map((b) => b.events)}::text[], ${batches.map((b) => b.traceparent ?? null)}::text[])
+        as x (organization_id, run_id, fence, conversation_id, batch, event_count, events, traceparent)
     ), locked as materialized (
-      select l.id, g.organization_id, g.conversation_id, g.batch, g.event_count, g.events
+      select l.id, g.organization_id, g.conversation_id, g.batch, g.event_count, g.events, g.traceparent
       from (select * from given order by organization_id, run_id) g cross join lateral (
         select r.id from runs r
         where r.organization_id = g.organization_id and r.id = g.run_id and r.fence = g.fence
@@ -55,8 +59,8 @@ export async function insertReplies(sql: Sql, batches: ReplyBatch[]): Promise<Se
       update runs r set reply_batch = r.reply_batch + 1 where r.id = any(array(select id from locked))
       returning r.id
     ), put as (
-      insert into thread_response (organization_id, conversation_id, event_count, events)
-      select organization_id, conversation_id, event_count, events from locked
+      insert into thread_response (organization_id, conversation_id, event_count, events, traceparent)
+      select organization_id, conversation_id, event_count, events, traceparent from locked
     )
     select id from held cross join ${lazyCommit(sql)}`
   const stored = new Set(rows.map((row) => row.id))
@@ -116,12 +120,14 @@ export async function publishReplies(
       ) c
     ), taken as (
       delete from thread_response where id = any(array(select unnest(ids) from held))
-      returning id, organization_id, conversation_id, event_count, events
+      returning id, organization_id, conversation_id, event_count, events, traceparent
     ), joined as materialized (
-      select organization_id, conversation_id, sum(event_count) as count, string_agg(events, E'\n' order by id) as events
+      select organization_id, conversation_id, sum(event_count) as count, string_agg(events, E'\n' order by id) as events,
+        max(traceparent) as traceparent
       from taken group by 1, 2
     ), packed as materialized (
-      select j.organization_id, j.conversation_id, h.last_seq + 1 as first_seq, h.last_seq + j.count as last_seq, j.events
+      select j.organization_id, j.conversation_id, h.last_seq + 1 as first_seq, h.last_seq + j.count as last_seq, j.events,
+        j.traceparent
       from joined j join held h on h.organization_id = j.organization_id and h.conversation_id = j.conversation_id
     ), appended as (
       insert into event_log (organization_id, conversation_id, first_seq, last_seq, events)
@@ -136,7 +142,7 @@ export async function publishReplies(
       from head
     )
     select p.organization_id as "organizationId", p.conversation_id as "conversationId",
-      p.first_seq::bigint as "firstSeq", p.last_seq::bigint as "lastSeq", p.events,
+      p.first_seq::bigint as "firstSeq", p.last_seq::bigint as "lastSeq", p.events, p.traceparent,
       s.seen, s.left_over as "left", s.lowest as "lowestId", s.highest as "highestId",
       pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "oldestXid",
       pg_snapshot_xmax(pg_current_snapshot())::text::bigint as "nextXid"

@@ -3,6 +3,7 @@ import type { Sql } from '../db/client.ts'
 import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
+import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { type LogRow, readLogs } from './event-log.ts'
 import { createFanOut, type FanOut, SLICE } from './fan-out.ts'
 import { encodeChunk, formatEvent, formatNotice, type LoggedEvent, parseEventLines } from './frames.ts'
@@ -57,6 +58,7 @@ export interface SseManagerDeps {
   sql: Sql
   tail: Tail
   log: Logger
+  metrics?: Metrics
 }
 
 interface Followed extends Channel {
@@ -89,6 +91,7 @@ const PING_GROUPS = 16
  * A stream first reads up from its own position, then joins the live ones; a slow reader falls back to reading up.
  */
 export function createSseManager(deps: SseManagerDeps, options: SseManagerOptions): SseManager {
+  const { metrics = NO_METRICS } = deps
   const followed = new Map<string, Followed>()
   const groups = Array.from({ length: PING_GROUPS }, () => new Set<Stream>())
   /** Of streams that must ask, and when they last did. The first time is soon: much may change before a stream is open. */
@@ -104,6 +107,7 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   function admit() {
     if (draining) throw new AppError('draining', 'This replica is shutting down', { retryAfterSeconds: 1 })
     if (count >= options.streamsMax) {
+      metrics.count('lobu_streams_ended_total', { reason: 'refused' })
       throw new AppError('too_many_streams', 'This replica holds as many streams as it may', { retryAfterSeconds: 5 })
     }
   }
@@ -123,6 +127,7 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
         },
         fallBehind: (stream) => turnToLog(channel, stream),
         onIdle() {
+          if (encoded && metrics.enabled) measureDelivery(metrics, encoded.events.at(-1)!)
           encoded = undefined
           if (channel.ended) endLive(channel)
         },
@@ -199,7 +204,8 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       if (channel.ended) stream.end(ENDED)
       else stream.live = true
     } catch (error) {
-      deps.log.warn({ err: errorLine(error), conversationId: channel.conversationId }, 'stream could not catch up')
+      const { organizationId, conversationId } = channel
+      deps.log.warn({ err: errorLine(error), organizationId, conversationId }, 'stream could not catch up')
       stream.end(comeBack())
     }
   }
@@ -223,7 +229,10 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
   function ping(group: Set<Stream>) {
     if (group.size === 0) return
     const chunk = encodeChunk(formatNotice('ping', { timestamp: Date.now() }))
-    for (const stream of group) if (!stream.dropIfStalled() && stream.live) stream.write(chunk)
+    for (const stream of group) {
+      if (stream.dropIfStalled()) metrics.count('lobu_streams_ended_total', { reason: 'stalled' })
+      else if (stream.live) stream.write(chunk)
+    }
   }
 
   /** One after the other, so that what is known of a credential answers for all streams that have it. */
@@ -235,7 +244,11 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       guard.askedAt = now
       return [{ stream, guard }]
     })
-    for (const { stream, guard } of due) if (!stream.closed && !(await guard.mayStay())) stream.end(REFUSED)
+    for (const { stream, guard } of due) {
+      if (stream.closed || (await guard.mayStay())) continue
+      metrics.count('lobu_streams_ended_total', { reason: 'unauthorized' })
+      stream.end(REFUSED)
+    }
   }
 
   function tick(group: Set<Stream>) {
@@ -265,6 +278,7 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       count++
       if (channel.streams.size > options.streamsPerConversationMax) {
         const [oldest] = channel.streams
+        metrics.count('lobu_streams_ended_total', { reason: 'replaced' })
         oldest!.end(formatNotice('closed', { reason: 'replaced' }))
       }
       stream.write(encodeChunk(preamble))
@@ -283,6 +297,18 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
       for (const channel of [...followed.values()]) endAll(channel, comeBack)
     },
   }
+}
+
+const STAMP = '"timestamp":'
+
+/**
+ * How long ago the event was said, by the clocks of two replicas at most. The time is read out of the JSON, which is not
+ * parsed: quotes within its texts are escaped, so nothing that a model says reads like the name of the field.
+ */
+function measureDelivery(metrics: Metrics, { data }: LoggedEvent) {
+  const at = data.lastIndexOf(STAMP)
+  const saidAt = at < 0 ? Number.NaN : Number.parseInt(data.slice(at + STAMP.length, at + STAMP.length + 16), 10)
+  if (saidAt > 0) metrics.observe('lobu_delivery_latency_seconds', {}, (Date.now() - saidAt) / 1000)
 }
 
 /** Cuts events into groups of about `PIECE_CHARS`, each of one event at least. */

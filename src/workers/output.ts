@@ -11,7 +11,13 @@ const LINES_PER_SECOND_MAX = 20
  */
 export function logOutput(
   stream: Readable,
-  args: { log: Logger; level: 'debug' | 'warn'; onLine?(line: string): void },
+  args: {
+    log: Logger
+    level: 'debug' | 'warn'
+    /** Ids of the turn that runs when a line comes. */
+    about?(): Record<string, string> | undefined
+    onLine?(line: string): void
+  },
 ) {
   let held: Buffer = Buffer.alloc(0)
   let second = 0
@@ -29,7 +35,7 @@ export function logOutput(
     }
     lines++
     if (lines > LINES_PER_SECOND_MAX) dropped++
-    else args.log[args.level]({ output: line }, 'worker output')
+    else args.log[args.level]({ ...args.about?.(), output: line }, 'worker output')
   }
 
   function endLine() {

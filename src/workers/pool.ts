@@ -27,7 +27,14 @@ export interface WorkerPool extends Service {
    * workers: see `TurnEnd` for how it ends then. Aborting `signal` cancels: from then on no output is let through, and
    * it resolves when the worker's process is gone. A turn of this conversation that still runs is ended first.
    */
-  runTurn(args: { key: string; turn: TurnCommand; on: TurnHandlers; signal: AbortSignal }): Promise<TurnEnd>
+  runTurn(args: {
+    key: string
+    turn: TurnCommand
+    on: TurnHandlers
+    /** Ids for the lines of the log that are about this turn. */
+    about?: Record<string, string>
+    signal: AbortSignal
+  }): Promise<TurnEnd>
   /** Turns that could start now; none while no worker can be started. */
   free(): number
   /** A worker of this conversation is here. */
@@ -249,12 +256,12 @@ export function createWorkerPool(
       stopped ??= endAll()
       return stopped
     },
-    async runTurn({ key, turn, on, signal }) {
+    async runTurn({ key, turn, on, about, signal }) {
       if (!(await turns.take(signal))) return notRun(signal)
       try {
         const worker = await acquire(key, signal)
         if (!worker) return notRun(signal)
-        const end = signal.aborted ? notRun(signal) : await worker.process.runTurn({ turn, on, signal })
+        const end = signal.aborted ? notRun(signal) : await worker.process.runTurn({ turn, on, about, signal })
         rest(worker)
         return end
       } finally {

@@ -47,6 +47,8 @@ export interface WorkerProcess {
 export interface TurnArgs {
   turn: TurnCommand
   on: TurnHandlers
+  /** Ids for the lines of the log that are about this turn. */
+  about?: Record<string, string> | undefined
   /** When it aborts, nothing more of the turn is let through, and its worker is ended. */
   signal: AbortSignal
 }
@@ -95,8 +97,9 @@ export function createWorkerProcess(
   const startTimer = setTimeout(() => fail('worker_start_failed'), options.startMs)
   const exited = launched.exited.then(onExit)
   const link = launched.socket && serveWorker(launched.socket, linkDeps())
-  if (launched.stdout) logOutput(launched.stdout, { log, level: 'debug' })
-  if (launched.stderr) logOutput(launched.stderr, { log, level: 'warn', onLine: noteHeapEnd })
+  if (launched.stdout) logOutput(launched.stdout, { log, level: 'debug', about: () => active?.about })
+  if (launched.stderr)
+    logOutput(launched.stderr, { log, level: 'warn', about: () => active?.about, onLine: noteHeapEnd })
 
   function linkDeps() {
     return {
@@ -105,14 +108,14 @@ export function createWorkerProcess(
       currentRun() {
         if (!active || active.signal.aborted) return undefined
         const { runId, fence, model } = active.turn
-        return { runId, fence, provider: model.provider }
+        return { runId, fence, provider: model.provider, about: active.about ?? { runId } }
       },
       onReport,
       onSign: () => active?.silence.refresh(),
       hasRoom: () => active?.on.hasRoom?.() ?? true,
       onBroken(reason: string) {
         if (ending) return
-        log.warn({ reason }, 'worker broke its connection')
+        log.warn({ ...active?.about, reason }, 'worker broke its connection')
         fail('worker_crashed')
       },
     }
@@ -142,7 +145,7 @@ export function createWorkerProcess(
     try {
       tell(current.on, report)
     } catch (error) {
-      log.error({ err: errorLine(error), runId: report.runId }, 'a turn handler threw')
+      log.error({ ...current.about, err: errorLine(error) }, 'a turn handler threw')
     }
   }
 
@@ -157,7 +160,7 @@ export function createWorkerProcess(
     if (!isReady && !isUnwanted) startFault = describeStart(exit, failure)
     clearTimeout(startTimer)
     ready.resolve(false)
-    log[ending ? 'debug' : 'warn']({ ...exit, failure }, 'worker ended')
+    log[ending ? 'debug' : 'warn']({ ...active?.about, ...exit, failure }, 'worker ended')
     active?.settle(lostTurn(failure ?? 'worker_crashed', active.usage))
   }
 

@@ -9,7 +9,8 @@
  * `POST http://gateway/steps`, `/steer` and `ANY http://gateway/model/{provider}/…` are ordinary requests, answered
  *   when the gateway has done its part: a step is durable when its request returns 204, and stale with 409.
  *
- * Each report and each request names the run and its fencing number (`RUN_HEADER`, `FENCE_HEADER` on requests).
+ * Each report and each request names the run and its fencing number (`RUN_HEADER`, `FENCE_HEADER` on requests, and
+ * `TRACE_HEADER` when the turn is traced).
  * Order: a worker waits until its reports are on the socket before it sends a request about them, and the gateway
  * reads the session without buffering, so all deltas of a step arrive before the step.
  */
@@ -25,6 +26,8 @@ export const GATEWAY_FD = 3
 export const BEAT_MS = 10_000
 export const RUN_HEADER = 'x-run-id'
 export const FENCE_HEADER = 'x-run-fence'
+/** Of the turn, when it is traced. https://www.w3.org/TR/trace-context/ */
+export const TRACE_HEADER = 'traceparent'
 
 /** Asks a model to take up its own answer, after `TurnCommand.partialText`. It is for the model alone and is never saved. */
 export const CONTINUE_NOTE =
@@ -43,6 +46,8 @@ export interface TurnCommand {
   /** Text that an earlier attempt of this very step had streamed before it was cut off; the answer continues after it. */
   partialText: string
   limits: { stepsMax: number; outputTokensMax: number }
+  /** Trace context of the turn, sent along with each request; absent when it is not traced. */
+  traceparent?: string | undefined
 }
 
 export type Command =

@@ -37,7 +37,7 @@ export interface RunReplies {
 
 export interface ReplyWriter extends Service {
   /** @param onStale called once when the queue refused this claim of the run: somebody else holds it, or it has ended. */
-  open(run: ClaimedRun, onStale: () => void): RunReplies
+  open(run: ClaimedRun, onStale: () => void, traceparent?: string | null): RunReplies
 }
 
 interface ReplyEvent {
@@ -47,6 +47,7 @@ interface ReplyEvent {
 
 interface Entry {
   readonly run: ClaimedRun
+  readonly traceparent: string | null
   /** Not sent yet. */
   waiting: ReplyEvent[]
   /** Sent, and not known to be stored: sent again unchanged until it is. */
@@ -136,8 +137,8 @@ export function createReplyWriter({
       for (const entry of entries) entry.open = false
       await flight
     },
-    open(run, onStale) {
-      const entry: Entry = { run, waiting: [], sent: null, batches: 0, chars: 0, open: true, onStale }
+    open(run, onStale, traceparent = null) {
+      const entry: Entry = { run, traceparent, waiting: [], sent: null, batches: 0, chars: 0, open: true, onStale }
       entries.add(entry)
       return {
         delta(text) {
@@ -195,14 +196,16 @@ function nextBatch(entry: Entry): ReplyBatch {
   }
   const events = entry.waiting.splice(0, count)
   entry.chars -= events.reduce((sum, event) => sum + size(event), 0)
+  const batch = ++entry.batches
   return {
     organizationId: entry.run.organizationId,
     id: entry.run.id,
     fence: entry.run.fence,
     conversationId: entry.run.conversationId,
-    batch: ++entry.batches,
+    batch,
     eventCount: events.length,
     events: events.map((event) => encodeEventLine(event.name, event.data)).join('\n'),
+    traceparent: batch === 1 ? entry.traceparent : null,
   }
 }
 

@@ -7,6 +7,7 @@ import { backoffMs } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
+import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { addUsage, type StepRecord, type TurnCommand, type Usage } from './protocol.ts'
 import type { RunReplies } from './replies.ts'
 import type { TurnHandlers } from './turn.ts'
@@ -31,7 +32,7 @@ const SAVE_TRIES = 20
  * it is being worked on. `onTooLong` is told when it says more than it may. Returns null when the conversation is gone.
  */
 export async function beginTurn(
-  deps: { sql: Sql; log: Logger; costOf: CostOf },
+  deps: { sql: Sql; log: Logger; costOf: CostOf; metrics?: Metrics },
   args: { run: ClaimedRun; replies: RunReplies; signal: AbortSignal; textCharsMax: number; onTooLong(): void },
 ): Promise<TurnInProgress | null> {
   const { run, replies, signal } = args
@@ -75,16 +76,28 @@ export async function beginTurn(
       for (let tries = 1; ; tries++) {
         try {
           const saved = await saveStep(deps.sql, run, { ...step, costMicros })
-          if (saved) separatorDue = text !== ''
+          if (saved) {
+            separatorDue = text !== ''
+            countStep(deps.metrics ?? NO_METRICS, step, costMicros)
+          }
           return saved ? 'saved' : 'stale'
         } catch (error) {
           if (tries >= SAVE_TRIES || signal.aborted) throw error
-          deps.log.warn({ runId: run.id, tries, err: errorLine(error) }, 'step waits for the database')
+          deps.log.warn({ tries, err: errorLine(error) }, 'step waits for the database')
           await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 1_000 })))
         }
       }
     },
   }
+}
+
+function countStep(metrics: Metrics, { model: name, usage }: StepRecord, costMicros: number | null) {
+  const [provider = '', ...rest] = name.split('/')
+  const labels = { provider, model: rest.join('/') }
+  metrics.count('lobu_tokens_total', { ...labels, kind: 'input' }, usage.inputTokens)
+  metrics.count('lobu_tokens_total', { ...labels, kind: 'cached_input' }, usage.cachedInputTokens)
+  metrics.count('lobu_tokens_total', { ...labels, kind: 'output' }, usage.outputTokens)
+  if (costMicros !== null) metrics.count('lobu_cost_usd_total', labels, costMicros / 1_000_000)
 }
 
 /** The order to the worker. */

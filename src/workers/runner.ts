@@ -11,13 +11,17 @@ import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import { sleep } from '../lib/sleep.ts'
+import { traceIdOf } from '../lib/traceparent.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
+import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
+import { NO_TRACER, type Tracer } from '../telemetry/tracer.ts'
 import type { WorkerPool } from './pool.ts'
-import { NO_USAGE, STEP_FAILURES } from './protocol.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
 import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
 import type { RunRef, TurnEnd, WorkerRequests } from './turn.ts'
+import { COMPLETED, FAILURES, failedStep, failure } from './turn-ends.ts'
+import { createTurnTrace, type ModelCallEnd, type TurnTrace, withTrace } from './turn-trace.ts'
 
 export interface Runner {
   /** The loops of it: claiming, and keeping what was claimed. */
@@ -36,6 +40,8 @@ export interface Runner {
   readonly requests: Pick<WorkerRequests, 'saveStep' | 'takeSteer'>
   /** Whose run this is; undefined when this replica does not hold it under that fence, or has given it up. */
   ownerOf(run: RunRef): RunOwner | undefined
+  /** A model call of this run begins; `traceparent` is what its worker sent along. What comes back is told how it ends. */
+  traceModelCall(run: RunRef, traceparent: string | undefined): (end: ModelCallEnd) => void
   active(): number
   start(): Promise<void>
   /** Claims nothing more; lets what runs finish for `graceMs` or until `signal`, then hands it over to the other replicas. */
@@ -68,6 +74,8 @@ export interface RunnerDeps {
   replies: ReplyWriter
   budgets: Budgets
   costOf: CostOf
+  metrics?: Metrics
+  tracer?: Tracer
   resolveModel: ResolveModel
 }
 
@@ -78,6 +86,10 @@ type ClaimArgs = Parameters<typeof claimPreferredRuns>[1]
 
 interface Active {
   run: ClaimedRun
+  trace: TurnTrace
+  /** Its ids, for the lines of the log that are about it. */
+  about: Record<string, string>
+  log: Logger
   abort: AbortController
   turn: TurnInProgress | null
   reason: StopReason | null
@@ -97,7 +109,7 @@ const START_AGAIN_MS = 500
  * it is never ended twice, because every write names the claim's fencing number (I4, I5).
  */
 export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
-  const { sql, log, pool, signals } = deps
+  const { sql, log, pool, signals, metrics = NO_METRICS, tracer = NO_TRACER } = deps
   const active = new Map<string, Active>()
   let reserved = 0
   let loading = 0
@@ -153,37 +165,38 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   }
 
   function begin(run: ClaimedRun) {
-    const one: Active = { run, abort: new AbortController(), turn: null, reason: null, done: Promise.resolve() }
+    const trace = createTurnTrace(tracer, run, options)
+    const about = aboutRun(run, trace)
+    const one: Active = {
+      ...{ run, trace, about, log: log.child(about), abort: new AbortController() },
+      ...{ turn: null, reason: null, done: Promise.resolve() },
+    }
     active.set(run.id, one)
+    metrics.observe('lobu_claim_latency_seconds', {}, (run.waitedMs ?? 0) / 1000)
     loading++
     one.done = work(one)
-      .catch((error: unknown) => log.error({ runId: run.id, err: errorLine(error) }, 'run left to its lease'))
+      .catch((error: unknown) => one.log.error({ err: errorLine(error) }, 'run left to its lease'))
       .finally(() => {
+        trace.end('left to its lease')
         if (active.get(run.id) === one) active.delete(run.id)
         claiming.ring()
       })
   }
 
   async function work(one: Active) {
-    const { run } = one
+    const { run, trace } = one
     const startedAt = performance.now()
-    const replies = deps.replies.open(run, () => stop(one, 'lease lost'))
+    const replies = deps.replies.open(run, () => stop(one, 'lease lost'), trace.traceparent)
     const deadline = setTimeout(() => stop(one, 'timeout'), options.runMsMax)
     try {
       const outcome = await runTurn(one, replies)
-      const said = await conclude(one, { replies, ...outcome })
-      log.info(
-        {
-          runId: run.id,
-          organizationId: run.organizationId,
-          conversationId: run.conversationId,
-          attempt: run.attempt,
-          outcome: said,
-          error: outcome.end.error?.code,
-          durationMs: Math.round(performance.now() - startedAt),
-        },
-        'run',
-      )
+      trace.turnEnds(outcome.end)
+      const said = await trace.phase('conclude', () => conclude(one, { replies, ...outcome }))
+      trace.end(said)
+      const durationMs = Math.round(performance.now() - startedAt)
+      metrics.count('lobu_run_attempts_total', { outcome: said })
+      metrics.observe('lobu_run_duration_seconds', {}, durationMs / 1000)
+      one.log.info({ attempt: run.attempt, outcome: said, error: outcome.end.error?.code, durationMs }, 'run')
     } finally {
       clearTimeout(deadline)
     }
@@ -197,10 +210,15 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       isLoading = false
     }
     try {
-      one.turn = await beginTurn(deps, {
-        ...{ run: one.run, replies, signal, textCharsMax: options.textCharsMax },
-        onTooLong: () => stop(one, 'too long'),
-      })
+      const begun = () =>
+        beginTurn(
+          { ...deps, log: one.log },
+          {
+            ...{ run: one.run, replies, signal, textCharsMax: options.textCharsMax },
+            onTooLong: () => stop(one, 'too long'),
+          },
+        )
+      one.turn = await one.trace.phase('load', begun)
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
       const { agentId, model: name, isAnswered, failed } = one.turn.context
       const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
@@ -211,8 +229,9 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       void noteWorker(sql, one.run, options.replica).catch(() => {})
       const turn = pool.runTurn({
         key: `${one.run.organizationId}/${one.run.conversationId}`,
-        turn: toCommand(one.turn, model, options.limits),
-        on: one.turn.handlers,
+        turn: { ...toCommand(one.turn, model, options.limits), traceparent: one.trace.turnBegins(model) },
+        on: withTrace(one.turn.handlers, one.trace),
+        about: one.about,
         signal,
       })
       loaded()
@@ -221,7 +240,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       // A database that is away for a moment says nothing about the turn: it is tried again.
       const isAway = error instanceof AppError && error.code === 'database_unavailable'
       if (error instanceof AppError && !isAway) return { end: failure(error.code, error.message) }
-      log[isAway ? 'warn' : 'error']({ runId: one.run.id, err: errorLine(error) }, 'turn could not begin')
+      one.log[isAway ? 'warn' : 'error']({ err: errorLine(error) }, 'turn could not begin')
       return { end: { ...failure('internal', 'The turn could not be started'), status: 'lost' } }
     } finally {
       loaded()
@@ -254,8 +273,9 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       return 'retried'
     }
     const status = failed.status === 'completed' ? 'completed' : 'failed'
-    const { ended } = await writeEnd({
+    const { ended } = await writeEnd(one.log, {
       ...run,
+      traceparent: one.trace.traceparent,
       status,
       error: failed.error,
       usage: one.turn?.usage(end.usage),
@@ -272,13 +292,13 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     return 'retried'
   }
 
-  async function writeEnd(end: EndOfRun) {
+  async function writeEnd(log: Logger, end: EndOfRun) {
     for (let tries = 1; ; tries++) {
       try {
         return await endRun(deps, end)
       } catch (error) {
         if (tries >= END_TRIES) throw error
-        log.warn({ runId: end.id, tries, err: errorLine(error) }, 'end of run waits for the database')
+        log.warn({ tries, err: errorLine(error) }, 'end of run waits for the database')
         await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 2_000 })))
       }
     }
@@ -318,8 +338,13 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       const one = held(given)
       return one?.turn ? { organizationId: one.run.organizationId, agentId: one.turn.context.agentId } : undefined
     },
+    traceModelCall: (given, traceparent) => active.get(given.runId)?.trace.modelCall(traceparent) ?? (() => {}),
     requests: {
-      saveStep: async (step) => (await held(step)?.turn?.saveStep(step)) ?? 'stale',
+      async saveStep(step) {
+        const one = held(step)
+        const turn = one?.turn
+        return one && turn ? one.trace.saveStep(step, () => turn.saveStep(step)) : 'stale'
+      },
       takeSteer: async (given) => {
         const one = held(given)
         return one && (await hasBudget(one)) ? takeSteerMessages(sql, one.run) : []
@@ -342,23 +367,8 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   }
 }
 
-/** How turns end that this replica has stopped and nobody is to go on with. */
-const FAILURES = {
-  timeout: failure('turn_timeout', 'The turn took too long and was stopped'),
-  'too long': failure('turn_too_long', 'The turn wrote more than one turn may and was stopped'),
-  'budget exhausted': failure(
-    'budget_exhausted',
-    "The turn was stopped: the organization's budget for this month is used up",
-  ),
-}
-
-/** A turn of which nothing but its end was missing. */
-const COMPLETED: TurnEnd = { status: 'completed', usage: NO_USAGE }
-
-function failedStep(failed: keyof typeof STEP_FAILURES): TurnEnd {
-  return { status: 'failed', usage: NO_USAGE, error: STEP_FAILURES[failed] }
-}
-
-function failure(code: string, message: string): TurnEnd {
-  return { status: 'failed', usage: NO_USAGE, error: { code, message, retryable: false } }
+function aboutRun(run: ClaimedRun, trace: TurnTrace): Record<string, string> {
+  const traceId = traceIdOf(trace.traceparent ?? run.traceparent)
+  const ids = { runId: run.id, conversationId: run.conversationId, organizationId: run.organizationId }
+  return traceId === undefined ? ids : { ...ids, traceId }
 }

@@ -2,8 +2,9 @@ import { constants, createServer, type Http2ServerRequest, type Http2ServerRespo
 import type { Duplex } from 'node:stream'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { readTraceparent } from '../lib/traceparent.ts'
 import { parseReport, parseStep } from './frames.ts'
-import { createLineReader, FENCE_HEADER, LINE_BYTES_MAX, type Report, RUN_HEADER } from './protocol.ts'
+import { createLineReader, FENCE_HEADER, LINE_BYTES_MAX, type Report, RUN_HEADER, TRACE_HEADER } from './protocol.ts'
 import type { RunRef, WorkerRequests } from './turn.ts'
 
 /** One stream may carry a megabyte before it is read; the whole connection eight. */
@@ -13,6 +14,12 @@ const SESSION_WINDOW_BYTES = 8 * 1024 * 1024
 const HOLD_MS = 50
 /** A turn has a session, one model call and perhaps a step; tools of one step may run at the same time. */
 const STREAMS_MAX = 64
+
+type CurrentRun = RunRef & {
+  provider: string
+  /** Ids for the log. */
+  about: Record<string, string>
+}
 
 /** The gateway's end of a worker's socketpair. */
 export interface WorkerLink {
@@ -26,7 +33,7 @@ export interface LinkDeps {
   requests: WorkerRequests
   log: Logger
   /** The turn that the worker may act for now. */
-  currentRun(): (RunRef & { provider: string }) | undefined
+  currentRun(): CurrentRun | undefined
   onReport(report: Report): void
   /** The worker is alive, as far as can be seen through what it asks or while it is held back. */
   onSign(): void
@@ -137,7 +144,11 @@ function answer(deps: AnswerDeps, req: Http2ServerRequest, res: Http2ServerRespo
   const model = /^\/model\/([^/?]+)(\/.*)$/.exec(req.url)
   if (model) {
     if (!isCurrent) return end(res, 403)
-    return answerModel(deps, { req, res, args: { provider: model[1]!, path: model[2]!, run } })
+    return answerModel(deps, {
+      req,
+      res,
+      args: { provider: model[1]!, path: model[2]!, run, traceparent: traceparentOf(req) },
+    })
   }
   if (req.method !== 'POST' || (req.url !== '/steps' && req.url !== '/steer')) return end(res, 404)
   if (!isCurrent) return end(res, 409)
@@ -145,16 +156,21 @@ function answer(deps: AnswerDeps, req: Http2ServerRequest, res: Http2ServerRespo
   answered.then(
     ({ status, body }) => end(res, status, body),
     (error) => {
-      deps.log.warn({ err: errorLine(error), runId: run.runId, path: req.url }, 'a request of a worker failed')
+      deps.log.warn({ ...run.about, err: errorLine(error), path: req.url }, 'a request of a worker failed')
       end(res, 503)
     },
   )
 }
 
+function traceparentOf(req: Http2ServerRequest): string | undefined {
+  const given = req.headers[TRACE_HEADER]
+  return typeof given === 'string' && readTraceparent(given) ? given : undefined
+}
+
 /** Whatever goes wrong in there is one call's trouble. */
 function answerModel({ requests, log }: LinkDeps, { req, res, args }: ModelCall) {
   new Promise((resolve) => resolve(requests.model(req, res, args))).catch((error: unknown) => {
-    log.error({ err: errorLine(error), runId: args.run.runId }, 'the model proxy threw')
+    log.error({ ...args.run.about, err: errorLine(error) }, 'the model proxy threw')
     if (res.headersSent) res.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
     else end(res, 500)
   })

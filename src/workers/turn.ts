@@ -40,7 +40,13 @@ export interface WorkerRequests {
   model(
     req: Http2ServerRequest,
     res: Http2ServerResponse,
-    args: { provider: string; path: string; run: RunRef & { provider: string } },
+    args: {
+      provider: string
+      path: string
+      run: RunRef & { provider: string; about: Record<string, string> }
+      /** What the worker sent along; well-formed, and no more than that. */
+      traceparent: string | undefined
+    },
   ): void
 }
 

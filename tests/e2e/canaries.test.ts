@@ -6,10 +6,13 @@ import { expect, onTestFinished } from 'vitest'
 import { openDatabase } from '../../src/db/client.ts'
 import { createLogger } from '../../src/lib/logger.ts'
 import { type Call, sendRequest } from '../support/cluster.ts'
+import { startCollector } from '../support/collector.ts'
 import { startEchoingProvider } from '../support/echoing-provider.ts'
+import { startFakeSentry } from '../support/fake-sentry.ts'
 import { followEvents } from '../support/follower.ts'
 import { requireProc, until } from '../support/gateway.ts'
 import { test } from '../support/programs.ts'
+import { scrape } from '../support/scrape.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('the gateway runs as in production')
@@ -27,6 +30,35 @@ const ENVIRONMENT = {
   OPENAI_API_KEY: canary('openai'),
   OPENAI_COMPATIBLE_API_KEY: canary('compatible'),
   GOOGLE_API_KEY: canary('google'),
+  METRICS_AUTH_TOKEN: canary('scraper'),
+  GOOGLE_CLIENT_SECRET: canary('google-client'),
+  GITHUB_CLIENT_SECRET: canary('github-client'),
+  OIDC_CLIENT_SECRET: canary('oidc-client'),
+}
+/** In settings together with something else. */
+const WRAPPED = {
+  databasePassword: canary('database-password'),
+  mailPassword: canary('mail-password'),
+  collectorKey: canary('collector-key'),
+}
+/** What strangers and clients send where it does not belong, or where it must not stay. */
+const SENT = {
+  password: canary('password'),
+  bearer: canary('bearer'),
+  basic: canary('basic'),
+  cookie: canary('cookie'),
+  header: canary('api-key-header'),
+  query: canary('query'),
+  invitation: canary('invitation'),
+  traceState: canary('trace-state'),
+}
+/** What people and models say; it is in the database and on its streams, and nowhere else. */
+const SAID = {
+  message: canary('message'),
+  answer: 'You called me with',
+  instructions: canary('instructions'),
+  webhookQuery: canary('webhook-query'),
+  mcpUrl: canary('mcp-url'),
 }
 const OWN = {
   organizationSecret: canary('organization-secret'),
@@ -111,11 +143,36 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
   onTestFinished(provider.stop)
   const receiver = await startReceiver()
   const database = await programs.database()
-  const base = { NODE_ENV: 'production', DATABASE_URL: database, LOG_LEVEL: 'trace', SHUTDOWN_WAIT_SECONDS: '0' }
+  const collector = await startCollector('http/protobuf')
+  const sentry = await startFakeSentry()
+  const base = {
+    NODE_ENV: 'production',
+    DATABASE_URL: withPassword(database),
+    LOG_LEVEL: 'trace',
+    SHUTDOWN_WAIT_SECONDS: '0',
+  }
   const env = {
     ...{ ...base, ...ENVIRONMENT, RUN_ATTEMPTS_MAX: '1', WEBHOOK_ALLOWED_HOSTS: receiver.host },
     ...{ ANTHROPIC_BASE_URL: provider.url, OPENAI_BASE_URL: provider.url, OPENAI_COMPATIBLE_BASE_URL: provider.url },
     ...{ GOOGLE_BASE_URL: provider.url, DEFAULT_MODEL: 'openai-compatible/m' },
+    ...{ METRICS_PORT: '0', SENTRY_DSN: sentry.dsn, OTEL_EXPORTER_OTLP_ENDPOINT: collector.url },
+    ...{
+      OTEL_EXPORTER_OTLP_HEADERS: `x-key=${encodeURIComponent(WRAPPED.collectorKey)}`,
+      OTEL_BSP_SCHEDULE_DELAY: '100',
+    },
+    // Nobody is there; a mail that cannot be sent is an error that is reported.
+    ...{ SMTP_URL: `smtp://me:${encodeURIComponent(WRAPPED.mailPassword)}@127.0.0.1:9`, MAIL_FROM: 'lobu@example.com' },
+    ...{
+      GOOGLE_CLIENT_ID: 'google',
+      GITHUB_CLIENT_ID: 'github',
+      OIDC_CLIENT_ID: 'oidc',
+      OIDC_ISSUER: 'http://127.0.0.1:9',
+    },
+    ...{
+      GOOGLE_ISSUER_URL: 'http://127.0.0.1:9',
+      GITHUB_BASE_URL: 'http://127.0.0.1:9',
+      GITHUB_API_URL: 'http://127.0.0.1:9',
+    },
   }
   const gateway = await programs.serve(env)
   await gateway.ready()
@@ -137,7 +194,7 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
     tokens.push(token)
     const path = `/api/v1/agents/${answer.body.agentId}`
     const follower = await followEvents(`${gateway.url}${path}/events`, { token })
-    const body = { content, webhookUrl: `http://${receiver.host}/hook` }
+    const body = { content, webhookUrl: `http://${receiver.host}/hook?key=${encodeURIComponent(SAID.webhookQuery)}` }
     const posted = await call('POST', `${path}/messages`, { token, body })
     expect(posted.status, posted.text).toBe(200)
     const end = await follower.completed(String(posted.body.messageId))
@@ -152,7 +209,10 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
   }
 
   // The environment's keys, with each way to fail.
-  expect(await say('hello')).toMatchObject({ status: 'completed', text: 'You called me with [redacted]. Done.' })
+  expect(await say(`hello ${SAID.message}`)).toMatchObject({
+    status: 'completed',
+    text: 'You called me with [redacted]. Done.',
+  })
   for (const status of [400, 401, 403, 404, 429, 500, 503]) {
     expect((await say(`fail ${status}`)).status).toBe('failed')
   }
@@ -162,7 +222,7 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
   }
 
   // Secrets and keys of the organization and of an agent, set well and badly.
-  await admin('POST', '/agents', { agentId: 'helper', model: 'openai-compatible/m' })
+  await admin('POST', '/agents', { agentId: 'helper', model: 'openai-compatible/m', instructions: SAID.instructions })
   const puts: [string, unknown, number][] = [
     ['/secrets/TOKEN', { value: OWN.organizationSecret }, 201],
     ['/agents/helper/secrets/TOKEN', { value: OWN.agentSecret, allowedHosts: ['mcp.test'] }, 201],
@@ -187,8 +247,10 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
       url: `https://mcp.test/?key=${OWN.urlLiteral}`,
       headers: { authorization: `Bearer ${OWN.headerLiteral}` },
     },
-    // biome-ignore lint/suspicious/noTemplateCurlyInString: that is how references are written
-    reference: { url: 'https://mcp.test/', headers: { authorization: '${secret:TOKEN}', other: '${secret:UNKNOWN}' } },
+    reference: {
+      url: `https://mcp.test/?${encodeURIComponent(SAID.mcpUrl)}`,
+      headers: { authorization: reference('TOKEN'), other: reference('UNKNOWN') },
+    },
   }
   const { warnings } = await say('hello', { agentId: 'helper', mcpServers })
   expect(warnings).toEqual([expect.stringContaining('UNKNOWN')])
@@ -198,7 +260,11 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
   for (const path of ['/health/ready', '/api/docs/openapi.json', '/api/v1/agents'])
     await call('GET', path, { token: key })
   await call('GET', '/api/v1/agents', { token: `${key}x` })
+  await sendWhatDoesNotBelong(call, key)
+  await breakInserts(database, 'organization_limits', [ENVIRONMENT.JWT_SECRET, ...Object.values(WRAPPED), OWN.agentKey])
+  expect((await admin('PUT', '/limits', { ...NO_LIMITS, runsMax: 7 })).status).toBe(500)
   await until(() => receiver.seen.length >= 10, 'webhooks were called')
+  const scraped = await scrape(gateway, { authorization: `Bearer ${ENVIRONMENT.METRICS_AUTH_TOKEN}` })
   const rotation = await programs.run(['secrets', 'rotate'], env)
   expect(rotation).toMatchObject({ code: 0, stdout: '0 values were sealed anew.\n' })
   gateway.signal('SIGTERM')
@@ -223,7 +289,13 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
     ['workers', [...workers.values()].join('\n')],
     ...[...(await readTables(database))].map(([name, rows]) => [`table ${name}`, rows] as const),
   ])
-  const secrets = { ...ENVIRONMENT, ...OWN, apiKey: key, webhookKey: webhookKey.value }
+  const told = [
+    ['metrics', scraped.text],
+    ['traces', collector.bodies()],
+    ['error reports', sentry.raw()],
+  ] as const
+  for (const [place, words] of told) places.set(place, words)
+  const secrets = { ...ENVIRONMENT, ...WRAPPED, ...OWN, ...SENT, apiKey: key, webhookKey: webhookKey.value }
   const leaks: string[] = []
   for (const [place, words] of places) {
     for (const [name, value] of [
@@ -233,12 +305,76 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
       if (formsOf(value).some((form) => words.includes(form))) leaks.push(`${name} in ${place}`)
     }
   }
+  for (const place of ['log', 'metrics', 'traces', 'error reports']) {
+    for (const [name, words] of Object.entries(SAID)) {
+      if (formsOf(words).some((form) => places.get(place)!.includes(form))) leaks.push(`${name} in ${place}`)
+    }
+  }
   expect(leaks).toEqual([])
+  expect(Object.keys(secrets).length).toBeGreaterThanOrEqual(30)
   // The search itself finds what is there.
   expect(places.get('table secrets')).toContain('TOKEN')
   expect(places.get('answers')).toContain('[redacted]')
+  expect(places.get('metrics')).toContain('model="m"')
+  expect(places.get('traces')).toContain('chat m')
+  expect(places.get('error reports')).toContain('the bug quotes [redacted]')
+  expect(places.get('table messages')).toContain(SAID.message)
   expect(places.get('table event_log')).toContain('redacted')
 })
+
+const reference = (name: string) => `\${secret:${name}}`
+
+const NO_LIMITS = {
+  requestsPerMinute: null,
+  keyRequestsPerMinute: null,
+  tokensPerMonth: null,
+  costMicrosPerMonth: null,
+}
+
+/** A bug, as the gateway sees it: the message of an error quotes what it must not. */
+async function breakInserts(url: string, table: string, secrets: string[]) {
+  const database = await openDatabase({
+    url,
+    poolMax: 1,
+    dataDir: null,
+    log: createLogger({ level: 'silent', pretty: false }),
+  })
+  const quoted = secrets.join(' and ').replaceAll("'", "''")
+  await database.sql.unsafe(`
+    create function fail() returns trigger language plpgsql as $$
+    begin raise exception 'the bug quotes %', '${quoted}'; end $$`)
+  await database.sql.unsafe(
+    `create trigger fail before insert or update on ${table} for each row execute function fail()`,
+  )
+  await database.close()
+}
+
+/** The tests' server asks for none, and takes any. */
+function withPassword(url: string): string {
+  const changed = new URL(url)
+  changed.password = encodeURIComponent(WRAPPED.databasePassword)
+  return changed.href
+}
+
+/** Requests as they come from strangers, from clients that are set up wrongly, and from people who mistype. */
+async function sendWhatDoesNotBelong(
+  call: (method: string, path: string, call: Call) => Promise<unknown>,
+  key: string,
+) {
+  const query = encodeURIComponent(SENT.query)
+  const misplaced = {
+    cookie: `lobu.session_token=${SENT.cookie}`,
+    'x-api-key': SENT.header,
+    tracestate: `x=${SENT.traceState}`,
+  }
+  await call('GET', `/api/default/agents?token=${query}`, { token: key, headers: misplaced })
+  await call('GET', `/nowhere?key=${query}`, { token: SENT.bearer, headers: misplaced })
+  await call('GET', '/api/v1/agents', { token: null, headers: { ...misplaced, authorization: `Basic ${SENT.basic}` } })
+  await call('GET', `/invite/${encodeURIComponent(SENT.invitation)}`, { token: null })
+  const person = { email: 'somebody@example.com', password: SENT.password, name: 'Somebody' }
+  for (const path of ['sign-in/email', 'sign-up/email'])
+    await call('POST', `/api/auth/${path}`, { token: null, body: person })
+}
 
 /** What can be seen of a worker from outside: its arguments and its environment. */
 function readWorker(pid: number): string {

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { createServer, type ServerResponse } from 'node:http'
+import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 
@@ -9,16 +9,20 @@ export interface EchoingProvider {
   readonly url: string
   /** Keys that it was called with, in order. */
   readonly keys: string[]
+  /** Headers of each call, in order. */
+  headers(): IncomingHttpHeaders[]
   stop(): Promise<void>
 }
 
 /** What it does is in the last prompt: `fail 400` (or another status), `cut`, or an answer. */
 export async function startEchoingProvider(): Promise<EchoingProvider> {
   const keys: string[] = []
+  const headers: IncomingHttpHeaders[] = []
   const server = createServer(async (req, res) => {
     const body = await text(req).catch(() => '')
     const key = String(req.headers['x-api-key'] ?? req.headers.authorization ?? '').replace(/^Bearer /, '')
     keys.push(key)
+    headers.push(req.headers)
     const status = /fail (\d{3})(?![\s\S]*fail \d{3})/.exec(lastPrompt(body))?.[1]
     if (status) return refuse(res, Number(status), key)
     await answer(res, key, lastPrompt(body).includes('cut'))
@@ -28,6 +32,7 @@ export async function startEchoingProvider(): Promise<EchoingProvider> {
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`,
     keys,
+    headers: () => headers,
     async stop() {
       server.closeAllConnections()
       server.close()

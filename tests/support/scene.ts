@@ -204,6 +204,7 @@ export function recordSignals(): RecordedSignals {
     ...recorded,
     published: (events) => void recorded.publishedEvents.push(...events),
     runReady: (preferred) => void recorded.ready.push(preferred),
+    runsEnded: () => {},
     runEnded: (runId) => void recorded.ended.push(runId),
     conversationEnded: ({ conversationId }) => void recorded.conversationsEnded.push(conversationId),
     accessChanged: () => void recorded.access.push('changed'),

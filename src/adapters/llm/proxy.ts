@@ -16,7 +16,10 @@ export interface ModelCall {
   provider: string
   /** What follows the provider, with its query if there is one: `/messages`. */
   path: string
-  run: { runId: string; fence: number; provider: string }
+  /** `about` are its ids for the log. */
+  run: { runId: string; fence: number; provider: string; about?: Record<string, string> }
+  /** Trace context that the worker sent along; it is not passed on to the provider. */
+  traceparent?: string | undefined
 }
 
 export interface ModelProxyDeps {
@@ -27,8 +30,19 @@ export interface ModelProxyDeps {
    * @throws AppError when the run may make no call.
    */
   ownKey?(run: ModelCall['run']): Promise<string | undefined>
+  /** Told of each call; what it returns is told how that ended. Neither may throw. */
+  watch?(call: ModelCall): (end: CallEnd) => void
   /** The user message by which a worker asks for the rest of an answer: `CONTINUE_NOTE` of the worker protocol. */
   continueNote: string
+}
+
+export interface CallEnd {
+  /** What the worker was answered with. */
+  status: number
+  /** The worker, or the gateway, broke it off. */
+  aborted: boolean
+  /** What went wrong, without a secret; undefined when the answer went through whole. */
+  error: string | undefined
 }
 
 /**
@@ -100,8 +114,10 @@ interface Exchange {
 
 async function serveCall(deps: ModelProxyDeps, agent: Agent, exchange: Exchange): Promise<void> {
   const { call, req, res, signal } = exchange
+  const ended = deps.watch?.(call)
   const startedAt = performance.now()
-  const line: Record<string, unknown> = { ...call.run }
+  const { about, ...run } = call.run
+  const line: Record<string, unknown> = { ...about, ...run }
   let level: 'debug' | 'warn' | 'error' = 'debug'
   try {
     await answerCall(deps, agent, exchange)
@@ -112,6 +128,7 @@ async function serveCall(deps: ModelProxyDeps, agent: Agent, exchange: Exchange)
   }
   discardRest(req)
   const ms = Math.round(performance.now() - startedAt)
+  ended?.({ status: res.statusCode, aborted: signal.aborted, error: line.error as string | undefined })
   deps.log[level]({ ...line, path: exchange.path, status: res.statusCode, ms, bytes: exchange.bytes }, 'model call')
 }
 

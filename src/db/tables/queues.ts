@@ -55,6 +55,8 @@ export const runs = pgTable(
     errorCode: text('error_code'),
     errorMessage: text('error_message'),
     createdAt: at('created_at').notNull().defaultNow(),
+    /** When it last became claimable; null for one that has been so since it was accepted. */
+    readyAt: at('ready_at'),
     startedAt: at('started_at'),
     endedAt: at('ended_at'),
   },
@@ -94,6 +96,9 @@ export const threadResponse = pgTable(
     conversationId: text('conversation_id').notNull(),
     eventCount: integer('event_count').notNull(),
     events: text('events').notNull(),
+    /** Of the run, on the first batch of each claim when it is traced. */
+    traceparent: text('traceparent'),
+    createdAt: at('created_at').notNull().defaultNow(),
   },
   (t) => [
     index('thread_response_conversation_idx').on(t.organizationId, t.conversationId, t.id),
@@ -113,6 +118,8 @@ export const outbox = pgTable(
       .notNull()
       .generatedAlwaysAs(sql`left(coalesce(lower(substring(target from '^[^/]*//([^/?#]*)')), ''), 253)`),
     payload: jsonb('payload').notNull(),
+    /** W3C trace context that goes out with the call. */
+    traceparent: text('traceparent'),
     /** Grows with every claim, and so is the fence as well. */
     attempt: integer('attempt').notNull().default(0),
     /** May be claimed now. */

@@ -29,6 +29,8 @@ export interface EndOfRun {
   batch?: number | undefined
   /** Event lines of the run that were not sent before. */
   lastEvents?: string[] | undefined
+  /** Trace context for what the end leaves behind; that of the message when the caller has none. */
+  traceparent?: string | null | undefined
   /** Kept for a person to look at. */
   deadLetter?: boolean | undefined
 }
@@ -53,6 +55,8 @@ export async function endRun(deps: { sql: Sql; signals: Signals }, end: EndOfRun
   const result = await inTransaction(deps.sql, (tx) => endRunIn(tx, end))
   if (result.published.length > 0) deps.signals.published(result.published)
   if (result.nextReady) deps.signals.runReady()
+  const count = result.ended.length
+  if (count > 0) deps.signals.runsEnded({ count, status: end.status, deadLetter: end.deadLetter ?? false })
   return result
 }
 
@@ -94,7 +98,13 @@ export async function endRunIn(tx: Sql, given: EndOfRun): Promise<EndResult> {
 }
 
 type KnownEnd = EndOfRun & { usage: RunUsage }
-type Discharged = EndedRun & { turn: number; attempt: number; wasActive: boolean; webhookUrl: string | null }
+type Discharged = EndedRun & {
+  turn: number
+  attempt: number
+  wasActive: boolean
+  webhookUrl: string | null
+  traceparent: string | null
+}
 
 /** Makes the run, and those it took in, terminal. Nothing comes back when somebody else ended it or holds it now, or replies are lost. */
 async function discharge(tx: Sql, end: EndOfRun): Promise<Discharged[]> {
@@ -107,13 +117,14 @@ async function discharge(tx: Sql, end: EndOfRun): Promise<Discharged[]> {
       and (${end.fence}::bigint is null or (r.fence = ${end.fence} and r.state = 'running'))
       and (${end.batch ?? null}::int is null or r.reply_batch = ${end.batch ?? null})
     returning r.id, r.message_id as "messageId", r.turn, r.attempt, before.state <> 'queued' as "wasActive",
-      r.webhook_url as "webhookUrl"`
+      r.webhook_url as "webhookUrl", r.traceparent`
   if (own.length === 0) return []
   const absorbed = await tx<Discharged[]>`
     update runs set state = ${end.status}, ended_at = now()
     where organization_id = ${end.organizationId} and conversation_id = ${end.conversationId}
       and absorbed_by = ${end.id} and state = 'absorbed'
-    returning id, message_id as "messageId", turn, attempt, false as "wasActive", webhook_url as "webhookUrl"`
+    returning id, message_id as "messageId", turn, attempt, false as "wasActive", webhook_url as "webhookUrl",
+      traceparent`
   return [...own, ...absorbed]
 }
 
@@ -155,7 +166,7 @@ async function settle(
     where organization_id = ${end.organizationId} and id = any(${args.ended.map((run) => run.id)}::uuid[])`
   if (!args.wasActive) return false
   const next = await tx`
-    update runs set state = 'ready' where organization_id = ${end.organizationId} and id = (
+    update runs set state = 'ready', ready_at = now() where organization_id = ${end.organizationId} and id = (
       select id from runs where organization_id = ${end.organizationId} and conversation_id = ${end.conversationId}
         and state = 'queued' order by turn limit 1)
     returning 1`
@@ -191,8 +202,9 @@ async function oweWebhooks(tx: Sql, end: KnownEnd, ended: Discharged[], text: st
       error: end.error ?? null,
     }
     await tx`
-      insert into outbox (organization_id, id, kind, target, payload)
-      values (${end.organizationId}, ${run.id}, 'webhook', ${run.webhookUrl}, ${tx.json(storable(payload) as never)})`
+      insert into outbox (organization_id, id, kind, target, payload, traceparent)
+      values (${end.organizationId}, ${run.id}, 'webhook', ${run.webhookUrl}, ${tx.json(storable(payload) as never)},
+        ${(run.id === end.id ? end.traceparent : null) ?? run.traceparent})`
   }
 }
 

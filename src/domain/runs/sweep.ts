@@ -21,7 +21,7 @@ export function createRunSweeper(
 
   async function recover() {
     const { recovered, exhausted } = await recoverLapsedRuns(deps.sql, options)
-    for (const run of recovered) deps.log.warn({ runId: run.id, fence: run.fence }, 'run taken back from a dead holder')
+    for (const run of recovered) deps.log.warn({ ...idsOf(run), fence: run.fence }, 'run taken back from a dead holder')
     if (recovered.length > 0) deps.signals.runReady()
     await Promise.all(exhausted.map(tryToGiveUp))
   }
@@ -29,7 +29,7 @@ export function createRunSweeper(
   /** One run that cannot be ended must not make this replica look ill, nor keep the others from being ended. */
   async function tryToGiveUp(run: FencedRun) {
     await giveUp(run).catch((error: unknown) => {
-      deps.log.error({ runId: run.id, err: errorLine(error) }, 'run could not be given up, tried again soon')
+      deps.log.error({ ...idsOf(run), err: errorLine(error) }, 'run could not be given up, tried again soon')
     })
   }
 
@@ -40,7 +40,7 @@ export function createRunSweeper(
     if (!row) return
     const error = { code: 'attempts_exhausted', message: 'The turn was interrupted too often and was given up' }
     const { ended } = await endRun(deps, { ...run, ...row, status: 'failed', error, deadLetter: true })
-    if (ended.length > 0) deps.log.error({ runId: run.id }, 'run given up after its last attempt')
+    if (ended.length > 0) deps.log.error({ ...idsOf(run), ...row }, 'run given up after its last attempt')
   }
 
   return createLoop(
@@ -56,3 +56,5 @@ export function createRunSweeper(
     },
   )
 }
+
+const idsOf = ({ id, organizationId }: FencedRun) => ({ runId: id, organizationId })

@@ -4,6 +4,7 @@ import { backoffMs } from '../../lib/backoff.ts'
 import { errorLine } from '../../lib/errors.ts'
 import type { Logger } from '../../lib/logger.ts'
 import { createLoop, type Loop } from '../../lib/loop.ts'
+import { traceIdOf } from '../../lib/traceparent.ts'
 import {
   buryCall,
   type ClaimedCall,
@@ -14,6 +15,8 @@ import {
   promoteDueCalls,
   readReadyLanes,
 } from '../../queue/outbox.ts'
+import { type Metrics, NO_METRICS } from '../../telemetry/metrics.ts'
+import { NO_TRACER, type Span, type Tracer } from '../../telemetry/tracer.ts'
 import { chooseLanes } from './lanes.ts'
 import { signWebhook, webhookSigningKey } from './signature.ts'
 
@@ -32,6 +35,8 @@ interface WebhookDelivererDeps {
   sql: Sql
   log: Logger
   fetch: GuardedFetch
+  metrics?: Metrics
+  tracer?: Tracer
   /** `JWT_SECRET`. */
   signingSecret: string
 }
@@ -54,7 +59,7 @@ export interface WebhookDelivererOptions {
  * `stop` waits for the calls under way, which the bounds of `fetch` end.
  */
 export function createWebhookDeliverer(deps: WebhookDelivererDeps, options: WebhookDelivererOptions): Loop {
-  const { sql, log } = deps
+  const { sql, log, metrics = NO_METRICS, tracer = NO_TRACER } = deps
   const { concurrency = CONCURRENCY, attemptsMax = ATTEMPTS_MAX } = options
   const half = Math.max(1, Math.floor(concurrency / 2))
   const limits = { organizationMax: half, hostMax: half, laneMax: Math.max(1, Math.floor(concurrency / 4)) }
@@ -87,19 +92,29 @@ export function createWebhookDeliverer(deps: WebhookDelivererDeps, options: Webh
 
   async function deliver(call: ClaimedCall) {
     const startedAt = performance.now()
-    const ids = {
-      organizationId: call.organizationId,
-      deliveryId: call.id,
-      attempt: call.attempt,
-      host: call.targetHost,
-    }
+    const ids = idsOf(call)
+    const span = tracer.start('webhook', {
+      ...{ parent: call.traceparent, kind: 'client' },
+      attributes: {
+        'http.request.method': 'POST',
+        'server.address': call.targetHost,
+        'lobu.organization.id': call.organizationId,
+        'lobu.delivery.id': call.id,
+        'http.request.resend_count': call.attempt - 1,
+      },
+    })
     try {
-      const outcome = await attemptCall(deps, call, { attemptsMax })
+      const outcome = await attemptCall(deps, call, { attemptsMax, traceparent: span.traceparent })
+      describeOutcome(span, outcome)
       const line = { ...ids, ...outcome, durationMs: Math.round(performance.now() - startedAt) }
       log[LEVELS[outcome.outcome]](line, 'webhook')
+      metrics.count('lobu_webhooks_total', { outcome: outcome.outcome })
+      if (outcome.outcome === 'given_up') metrics.count('lobu_dead_letters_total', { kind: 'webhook' })
     } catch (error) {
+      metrics.count('lobu_webhooks_total', { outcome: 'unrecorded' })
       log.warn({ ...ids, outcome: 'unrecorded', err: errorLine(error) }, 'webhook: it is repeated when its lease ends')
     } finally {
+      span.end()
       underWay.delete(call)
       loop.ring()
     }
@@ -130,7 +145,7 @@ interface Recorded {
 async function attemptCall(
   deps: WebhookDelivererDeps,
   call: ClaimedCall,
-  { attemptsMax }: { attemptsMax: number },
+  { attemptsMax, traceparent }: { attemptsMax: number; traceparent: string | undefined },
 ): Promise<Recorded> {
   const { sql } = deps
   // Its last try was claimed and never came to an end: it may be what kills its process, so it is not made again.
@@ -139,7 +154,8 @@ async function attemptCall(
     const held = await buryCall(sql, call, { error, attempts: attemptsMax })
     return { outcome: held ? 'given_up' : 'superseded', fault: error }
   }
-  const result = await post(deps, call)
+  const result = await post(deps, call, traceparent)
+  deps.metrics?.count('lobu_egress_total', { outcome: result.ok ? 'ok' : result.reason })
   if (result.ok) return { outcome: (await completeCall(sql, call)) ? 'delivered' : 'superseded', status: result.status }
 
   const told = {
@@ -155,7 +171,31 @@ async function attemptCall(
   return { ...told, outcome: held ? 'postponed' : 'superseded', retryInMs }
 }
 
-function post({ fetch, signingSecret }: WebhookDelivererDeps, call: ClaimedCall): Promise<OutboundResult> {
+/** Ids for the lines of the log about this call. */
+function idsOf(call: ClaimedCall) {
+  const { runId, conversationId } = call.payload
+  const traceId = traceIdOf(call.traceparent)
+  return {
+    organizationId: call.organizationId,
+    ...(typeof runId === 'string' ? { runId } : {}),
+    ...(typeof conversationId === 'string' ? { conversationId } : {}),
+    ...(traceId === undefined ? {} : { traceId }),
+    deliveryId: call.id,
+    attempt: call.attempt,
+    host: call.targetHost,
+  }
+}
+
+function describeOutcome(span: Span, { outcome, status, fault }: Recorded) {
+  span.set({ 'lobu.webhook.outcome': outcome, 'http.response.status_code': status })
+  if (outcome !== 'delivered') span.fail(fault)
+}
+
+function post(
+  { fetch, signingSecret }: WebhookDelivererDeps,
+  call: ClaimedCall,
+  traceparent: string | undefined,
+): Promise<OutboundResult> {
   const body = JSON.stringify(call.payload)
   const key = webhookSigningKey(signingSecret, call.organizationId)
   return fetch({
@@ -167,6 +207,7 @@ function post({ fetch, signingSecret }: WebhookDelivererDeps, call: ClaimedCall)
       'x-lobu-event': 'run.ended',
       'x-lobu-delivery': call.id,
       'x-lobu-attempt': String(call.attempt),
+      ...(traceparent === undefined ? {} : { traceparent }),
       'x-lobu-signature': signWebhook(key, { body, unixSeconds: Math.floor(Date.now() / 1000) }),
     },
     body,

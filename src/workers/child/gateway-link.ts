@@ -9,6 +9,7 @@ import {
   RUN_HEADER,
   type SteerAnswer,
   type StepRecord,
+  TRACE_HEADER,
 } from '../protocol.ts'
 import { createGatewayFetch } from './gateway-fetch.ts'
 import { openGatewaySocket } from './gateway-socket.ts'
@@ -22,12 +23,17 @@ export interface RunRef {
   fence: number
 }
 
+/** What every request of a turn says of itself. */
+export interface RunStamp extends RunRef {
+  traceparent: string | undefined
+}
+
 /** The worker's only way out: its session with the gateway and requests to it. */
 export interface GatewayLink {
   /** `fetch` over the socketpair. Each request carries the run of `setRun`. */
   fetch: typeof fetch
   /** The turn that requests belong to from now on. */
-  setRun(run: RunRef | undefined): void
+  setRun(run: RunStamp | undefined): void
   report(report: Report): void
   /** Resolves when all that was reported is on the socket, ahead of any later request. */
   flushed(): Promise<void>
@@ -52,10 +58,8 @@ export function openGatewayLink(args: { fd: number; onCommand(command: Command):
   http2.once('close', args.onClose)
   socket.once('close', args.onClose)
   const session = openSession(http2, args)
-  let run: RunRef | undefined
-  const fetchGateway = createGatewayFetch(http2, () =>
-    run ? { [RUN_HEADER]: run.runId, [FENCE_HEADER]: String(run.fence) } : {},
-  )
+  let run: RunStamp | undefined
+  const fetchGateway = createGatewayFetch(http2, () => (run ? stamp(run) : {}))
   const post = (path: string, body: unknown) =>
     fetchGateway(`http://gateway${path}`, { method: 'POST', body: JSON.stringify(body) })
 
@@ -78,6 +82,11 @@ export function openGatewayLink(args: { fd: number; onCommand(command: Command):
       return ((await response.json()) as SteerAnswer).messages
     },
   }
+}
+
+function stamp({ runId, fence, traceparent }: RunStamp): Record<string, string> {
+  const named = { [RUN_HEADER]: runId, [FENCE_HEADER]: String(fence) }
+  return traceparent === undefined ? named : { ...named, [TRACE_HEADER]: traceparent }
 }
 
 /** The gateway could not store a step; the turn must not go on as if it had. */

@@ -59,8 +59,8 @@ async function serve(provider: ProviderId | undefined) {
 }
 
 async function serveTurn(deps: AgentDeps & { link: GatewayLink }, turn: TurnCommand, signal: AbortSignal) {
-  const { runId, fence } = turn
-  deps.link.setRun({ runId, fence })
+  const { runId, fence, traceparent } = turn
+  deps.link.setRun({ runId, fence, traceparent })
   const beat = setInterval(() => deps.link.report({ type: 'beat', runId, fence }), BEAT_MS)
   const outcome = await runTurn(deps, turn, signal)
   clearInterval(beat)
