@@ -3,7 +3,34 @@
  * The one executable: reads the environment, runs a subcommand, exits with its code. What the subcommands need is loaded
  * after the version check, because an old Node fails on it in ways that explain nothing.
  */
+import { existsSync } from 'node:fs'
+
 const NODE_MAJOR_MIN = 22
+
+/**
+ * Starts what it is given, passes signals on, and takes away the remains of every orphan until that has ended; then it ends
+ * with the same code. A wait that a signal interrupts begins anew.
+ */
+const REAPER = `
+  trap 'kill -TERM "$child"' TERM
+  trap 'kill -INT "$child"' INT
+  "$@" & child=$!
+  while :; do wait "$child"; code=$?; kill -0 "$child" 2>/dev/null || exit "$code"; done
+`
+
+/**
+ * The first process of a container without an init inherits every orphan, and Node never waits for strangers: they would
+ * stay as zombies until no process can be started any more. A shell does, so it takes this one's place and starts it again.
+ */
+function giveWayToReaper() {
+  if (process.pid !== 1 || typeof process.execve !== 'function' || !existsSync('/bin/sh')) return
+  const again = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
+  process.execve(
+    '/bin/sh',
+    ['sh', '-c', REAPER, 'lobu', ...again],
+    process.env as NodeJS.ProcessEnv & { [name: string]: string },
+  )
+}
 
 const USAGE = `usage: lobu [command]
 
@@ -18,6 +45,7 @@ const USAGE = `usage: lobu [command]
 `
 
 async function main(): Promise<number> {
+  giveWayToReaper()
   const [asked = 'serve', ...rest] = process.argv.slice(2)
   const command = ['--version', '-v'].includes(asked) ? 'version' : asked
   if (['help', '--help', '-h'].includes(command)) {

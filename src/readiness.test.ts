@@ -128,6 +128,18 @@ test.for(['starting', 'draining'] as const)(
   },
 )
 
+// 69
+test('a replica that cannot start workers is not ready and says why; nor is one whose first worker is not there yet', async ({
+  world,
+}) => {
+  const stage = await createStage(world)
+  stage.state.workers.fault = 'a worker ended with 1 before it was ready'
+  const detail = 'cannot be started: a worker ended with 1 before it was ready'
+  expect(await stage.look()).toMatchObject({ ready: false, subsystems: { workers: { state: 'down', detail } } })
+  stage.state.workers = { fault: null, starting: true }
+  expect(await stage.look()).toMatchObject({ ready: false, subsystems: { workers: { state: 'starting' } } })
+})
+
 test('draining shows at the very next probe', async ({ world }) => {
   const stage = await createStage(world)
   expect(await stage.readiness()).toMatchObject({ ready: true })
@@ -152,8 +164,13 @@ test('many probes share one look', async ({ world }) => {
 
 async function createStage(world: World, wrap: (db: Database) => Database = (db) => db) {
   const db = await world.replica()
-  const state: { phase: Phase; schema: ReturnType<ReadinessDeps['schema']> } = {
+  const state: {
+    phase: Phase
+    schema: ReturnType<ReadinessDeps['schema']>
+    workers: { fault: string | null; starting: boolean }
+  } = {
     phase: 'ok',
+    workers: { fault: null, starting: false },
     schema: { applied: 3, known: 3, behind: [] },
   }
   const loops: ReadinessDeps['loops'] = []
@@ -166,7 +183,7 @@ async function createStage(world: World, wrap: (db: Database) => Database = (db)
     publicUrlFault: null,
     loops,
     retention,
-    workers: () => ({ workers: 2, busy: 1, warm: 1, max: 8, isolation: 'advisory' }),
+    workers: () => ({ workers: 2, busy: 1, warm: 1, max: 8, isolation: 'advisory', ...state.workers }),
     streams: () => 7,
     facts: { service: 'lobu' },
   })

@@ -16,7 +16,15 @@ export interface ReadinessDeps {
   loops: Loop[]
   /** What removes old rows: work goes on without it, so it is seen here and takes nobody out of service. */
   retention?: Loop[]
-  workers(): { workers: number; busy: number; warm: number; max: number; isolation: string }
+  workers(): {
+    workers: number
+    busy: number
+    warm: number
+    max: number
+    isolation: string
+    fault: string | null
+    starting: boolean
+  }
   streams(): number
   facts: Record<string, unknown>
 }
@@ -46,7 +54,7 @@ export function createReadiness(deps: ReadinessDeps): () => Promise<Readiness> {
       schema: checkSchema(deps.schema()),
       queue: checkLoops(deps.loops, phase),
       retention: checkRetention(retention, phase),
-      workers: { state: phase === 'starting' ? 'starting' : 'ok', detail: `isolation: ${deps.workers().isolation}` },
+      workers: checkWorkers(deps.workers(), phase),
       streams: { state: 'ok', detail: `${deps.streams()} open` },
       'sign-in': { state: 'ok', detail: deps.publicUrlFault ?? 'cookies, links and callbacks by PUBLIC_WEB_URL' },
     }
@@ -99,6 +107,12 @@ function checkSchema(schema: ReturnType<ReadinessDeps['schema']>): Subsystem {
   if (!schema) return { state: 'starting' }
   if (schema.behind.length === 0) return { state: 'ok', detail: `${schema.applied} migrations` }
   return { state: 'down', detail: `lacks ${schema.behind.join(', ')}: run "lobu migrate"` }
+}
+
+function checkWorkers(workers: ReturnType<ReadinessDeps['workers']>, phase: Phase): Subsystem {
+  if (workers.fault !== null) return { state: 'down', detail: `cannot be started: ${workers.fault}` }
+  if (phase === 'starting' || workers.starting) return { state: 'starting' }
+  return { state: 'ok', detail: `isolation: ${workers.isolation}` }
 }
 
 function checkLoops(loops: Loop[], phase: Phase): Subsystem {

@@ -147,7 +147,9 @@ export function createTail({ sql, log }: { sql: Sql; log: Logger }, { pollMs }: 
     },
     suspect(key) {
       if (key === undefined) headsDueAt = 0
-      else unsure.set(key, 0)
+      // Others ring for every conversation there is; what nobody follows here would only pile up.
+      else if (channels.has(key)) unsure.set(key, 0)
+      else return
       loop.ring()
     },
   }

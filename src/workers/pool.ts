@@ -6,6 +6,7 @@ import { defaultBusyMax, defaultWorkersMax, residentMb } from './memory.ts'
 import { createWorkerProcess, type WorkerProcess } from './process.ts'
 import { NO_USAGE, type TurnCommand } from './protocol.ts'
 import { createSlots } from './slots.ts'
+import { createStartWatch } from './start-watch.ts'
 import { lostTurn, type TurnEnd, type TurnHandlers, type WorkerRequests } from './turn.ts'
 import { unlessAborted } from './wait.ts'
 
@@ -27,7 +28,7 @@ export interface WorkerPool extends Service {
    * it resolves when the worker's process is gone. A turn of this conversation that still runs is ended first.
    */
   runTurn(args: { key: string; turn: TurnCommand; on: TurnHandlers; signal: AbortSignal }): Promise<TurnEnd>
-  /** Turns that could start now. */
+  /** Turns that could start now; none while no worker can be started. */
   free(): number
   /** A worker of this conversation is here. */
   has(key: string): boolean
@@ -42,6 +43,10 @@ export interface PoolSnapshot {
   warm: number
   max: number
   isolation: Isolation
+  /** Why no worker can be started; null as far as is known. */
+  fault: string | null
+  /** The first warm worker is not there yet. */
+  starting: boolean
 }
 
 export interface WorkerPoolOptions {
@@ -88,6 +93,7 @@ export function createWorkerPool(
   const starts = createSlots(availableParallelism())
   const workers = new Set<Worker>()
   const byKey = new Map<string, Worker>()
+  const watchStart = createStartWatch({ log })
   let isStopping = false
   let watch: NodeJS.Timeout | undefined
   let refill: NodeJS.Timeout | undefined
@@ -102,6 +108,7 @@ export function createWorkerPool(
     const worker: Worker = { process, key, busy: false, idleAt: 0, idleTimer: undefined }
     workers.add(worker)
     if (key !== undefined) byKey.set(key, worker)
+    void process.ready.then((isReady) => noteStart(process, isReady))
     void process.exited.then(() => {
       clearTimeout(worker.idleTimer)
       workers.delete(worker)
@@ -109,6 +116,13 @@ export function createWorkerPool(
       fillWarm()
     })
     return worker
+  }
+
+  function noteStart(process: WorkerProcess, isReady: boolean) {
+    const fault = process.startFault()
+    if (fault !== undefined) refillNotBefore = performance.now() + REFILL_AFTER_FAILURE_MS
+    watchStart.note(isReady ? 'ready' : fault === undefined ? undefined : { fault })
+    fillWarm()
   }
 
   /** The conversation no longer has this worker; it may get another one. */
@@ -121,7 +135,9 @@ export function createWorkerPool(
     return worker.process.stop()
   }
 
-  const wantsSpare = () => !isStopping && spares().length < options.warm && workers.size < max
+  /** While none can be started there is always one that is tried, so that it shows when they can again. */
+  const sparesWanted = () => Math.max(options.warm, watchStart.fault() === null ? 0 : 1)
+  const wantsSpare = () => !isStopping && spares().length < sparesWanted() && workers.size < max
 
   /** Keeps `warm` workers ready for conversations to come. Turns go first: it waits a little, and only uses what is free. */
   function fillWarm() {
@@ -131,7 +147,7 @@ export function createWorkerPool(
       refill = undefined
       if (!wantsSpare()) return
       if (!starts.tryTake()) return fillWarm()
-      if (!(await launch(undefined).process.ready)) refillNotBefore = performance.now() + REFILL_AFTER_FAILURE_MS
+      await launch(undefined).process.ready
       starts.release()
       fillWarm()
     }, delayMs)
@@ -245,7 +261,7 @@ export function createWorkerPool(
         turns.release()
       }
     },
-    free: () => (isStopping ? 0 : Math.max(0, turns.max - turns.wanted())),
+    free: () => (isStopping || watchStart.fault() !== null ? 0 : Math.max(0, turns.max - turns.wanted())),
     has: (key) => byKey.has(key),
     forget(key) {
       const worker = byKey.get(key)
@@ -257,6 +273,8 @@ export function createWorkerPool(
       warm: spares().filter((worker) => worker.process.isReady()).length,
       max,
       isolation: launcher.isolation,
+      fault: watchStart.fault(),
+      starting: options.warm > 0 && !watchStart.isProven() && watchStart.fault() === null,
     }),
   }
 }

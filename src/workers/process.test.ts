@@ -52,7 +52,9 @@ describe('a worker that does not start', () => {
     const { end } = await runTurn(rig)
     expect(end).toMatchObject({ status: 'lost', error: { code: 'worker_start_failed', retryable: true } })
     await until(() => rig.pool.snapshot().workers === 0)
-    expect(rig.pool.free()).toBe(4)
+    // Nothing more is claimed for this replica until a worker can be started.
+    expect(rig.pool.snapshot()).toMatchObject({ busy: 0, fault: expect.any(String) })
+    expect(rig.pool.free()).toBe(0)
   })
 
   it('is given up after its time', async () => {
@@ -237,7 +239,7 @@ describe('what a worker may ask', () => {
          stream.resume()
          stream.end(body)
        })
-       const step = (runId, fence) => JSON.stringify({ runId, fence, step: 1, messages: [], usage, model: 'm' })
+       const step = (runId, fence) => JSON.stringify({ runId, fence, step: 1, messages: [], usage, model: 'm', finish: 'answered' })
        const usage = ${NO_USAGE}
        const idle = await ask('/model/demo/chat')
        onCommand = async ({ type, runId, fence }) => {

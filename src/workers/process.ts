@@ -29,6 +29,8 @@ export interface WorkerProcess {
   readonly pid: number | undefined
   /** True once the worker could take a turn, false when it ended before. */
   readonly ready: Promise<boolean>
+  /** Why it ended before it was ready; undefined when it was ready, or was not wanted any more. */
+  startFault(): string | undefined
   /** Resolves when the process is gone. */
   readonly exited: Promise<void>
   /** Runs one turn; one at a time, on a ready worker. Never rejects; resolves when the worker is idle again, or gone. */
@@ -88,6 +90,8 @@ export function createWorkerProcess(
   let ending: Promise<void> | undefined
   let isReady = false
   let gone = false
+  let isUnwanted = false
+  let startFault: string | undefined
   const startTimer = setTimeout(() => fail('worker_start_failed'), options.startMs)
   const exited = launched.exited.then(onExit)
   const link = launched.socket && serveWorker(launched.socket, linkDeps())
@@ -150,6 +154,7 @@ export function createWorkerProcess(
 
   function onExit(exit: WorkerExit) {
     gone = true
+    if (!isReady && !isUnwanted) startFault = describeStart(exit, failure)
     clearTimeout(startTimer)
     ready.resolve(false)
     log[ending ? 'debug' : 'warn']({ ...exit, failure }, 'worker ended')
@@ -199,11 +204,13 @@ export function createWorkerProcess(
   return {
     pid: launched.pid,
     ready: ready.promise,
+    startFault: () => startFault,
     exited,
     fail,
     isReady: () => isReady && !gone,
     isLeaving: () => ending !== undefined || gone,
     stop(how) {
+      isUnwanted ||= ending === undefined
       if (how) failure ??= how.code
       return terminate({ politely: true, ...how })
     },
@@ -216,6 +223,12 @@ export function createWorkerProcess(
       return current.end ?? cancelTurn(current)
     },
   }
+}
+
+function describeStart({ error, code, signal }: WorkerExit, failure: LossCode | undefined): string {
+  if (error !== undefined) return error
+  if (failure === 'worker_start_failed') return 'a worker was not ready in time'
+  return `a worker ended with ${signal ?? code} before it was ready`
 }
 
 function encode(command: Command): string {

@@ -88,6 +88,8 @@ interface Active {
 const CLAIM_MAX = 50
 /** Runs that end by a database error are tried again to be ended this often; then their lease lapses. */
 const END_TRIES = 10
+/** A run for which no worker could be started is left to others first. */
+const START_AGAIN_MS = 500
 
 /**
  * Works on runs: claims as many as there are free workers, keeps their leases, and writes how each one ends.
@@ -240,6 +242,11 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       return reason
     }
     const failed = reason ? FAILURES[reason] : end
+    if (failed.error?.code === 'worker_start_failed') {
+      // It says nothing of the turn, which waits for another replica, or until workers can be started here again.
+      if (await releaseRun(sql, run, { delayMs: START_AGAIN_MS, countAttempt: false })) signals.runReady()
+      return 'not started'
+    }
     const lost = failed.status === 'lost' || failed.status === 'cancelled'
     if ((lost || failed.error?.retryable) && failed.status !== 'completed' && run.attempt < options.attemptsMax) {
       const delayMs = lost && run.attempt === 1 ? 0 : backoffMs(run.attempt, { baseMs: 1_000, maxMs: 15_000 })

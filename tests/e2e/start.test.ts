@@ -251,6 +251,29 @@ test('a replica that waits for its schema outlives an outage of the database', a
   await back.close()
 })
 
+// 36, 69
+test('a ready replica whose database goes away says so at the next probe, stays alive, and is ready again by itself', async ({
+  programs,
+}) => {
+  const url = await programs.database()
+  const proxy = await startTcpProxy(url)
+  const gateway = await programs.serve(productionEnv(proxy.url))
+  await gateway.ready()
+  await proxy.close()
+  await until(async () => {
+    const { status, body } = await sendRequest('GET', `${gateway.url}/health/ready`, {})
+    const { database, queue } = body.subsystems as Record<string, { state: string }>
+    // Named for itself, and not only by what it does to the loops a while later.
+    expect(queue?.state === 'ok' || database?.state === 'down').toBe(true)
+    return status === 503 && database?.state === 'down'
+  }, 'readiness names the database')
+  expect((await sendRequest('GET', `${gateway.url}/health`, {})).status).toBe(200)
+  const back = await startTcpProxy(url, { port: Number(new URL(proxy.url).port) })
+  await gateway.ready()
+  await gateway.destroy()
+  await back.close()
+})
+
 test.for(['version', '--version', '-v'])('%s prints the version and nothing else', async (word, { programs }) => {
   // As in an image that nobody has given any settings.
   const { code, stdout } = await programs.run([word], { NODE_ENV: 'production' })

@@ -9,9 +9,9 @@ import { requirePostgres } from '../support/world.ts'
 requirePostgres('three replicas share it')
 requireProc()
 
-// A balancer that asks ten times a second has noticed long before the wait is over, on a busy machine too. Without a grace
+// A balancer that asks twice a second has noticed long before the wait is over, on a busy machine too. Without a grace
 // nothing else gives it time, and every turn that runs is handed over.
-const ENV = { SHUTDOWN_WAIT_SECONDS: '3', SHUTDOWN_GRACE_SECONDS: '0', RUN_LEASE_SECONDS: '15' }
+const ENV = { SHUTDOWN_WAIT_SECONDS: '4', SHUTDOWN_GRACE_SECONDS: '0', RUN_LEASE_SECONDS: '15' }
 test.override('clusterOptions', { replicas: 3, env: ENV })
 
 /** What a balancer does that knows nothing of replicas but their answers about readiness, and asks all the time. */
@@ -26,7 +26,7 @@ function watchReadiness({ proxy, replicas }: Cluster) {
       if (answer?.ok) ready.add(gateway)
       else ready.delete(gateway)
       balance()
-      await new Promise((resolve) => setTimeout(resolve, 100))
+      await new Promise((resolve) => setTimeout(resolve, 500))
     }
     ready.delete(gateway)
   }

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { beforeEach } from 'vitest'
 
 /** The build under test; `LOBU_TEST_DIST` names another than this checkout's. */
-const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../dist', import.meta.url))
+export const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../dist', import.meta.url))
 /** Processes are found by walking /proc, which is Linux's. Elsewhere none are seen. */
 const HAS_PROC = existsSync('/proc/self/stat')
 /** Lines of one process that a failed test shows. */
@@ -129,7 +129,8 @@ export async function until<T>(check: () => T | Promise<T>, what: string, within
   }
 }
 
-function superviseProgram(child: ChildProcess, { dir, name }: { dir: string; name: string }): Program {
+/** Watches over a program that the caller has started, with `dir` as its TMPDIR. */
+export function superviseProgram(child: ChildProcess, { dir, name }: { dir: string; name: string }): Program {
   const { pid } = child
   if (pid === undefined) throw new Error(`could not start ${name}`)
   let stdout = ''
@@ -217,6 +218,28 @@ function childrenOf(parent: number): number[] {
     const stat = readProc(pid, 'stat')
     return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent && isAlive(pid)
   })
+}
+
+/** All that descends from a process, zombies too, parents first. */
+export function processesBelow(root: number): { pid: number; state: string; command: string }[] {
+  const all = allProcesses().flatMap((pid) => {
+    const stat = readProc(pid, 'stat')
+    const [state = '', parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return stat === ''
+      ? []
+      : [{ pid, state, parent: Number(parent), command: stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')')) }]
+  })
+  const found = new Set([root])
+  const below: { pid: number; state: string; command: string }[] = []
+  for (let size = -1; size !== below.length; ) {
+    size = below.length
+    for (const { parent, ...one } of all) {
+      if (!found.has(parent) || found.has(one.pid)) continue
+      found.add(one.pid)
+      below.push(one)
+    }
+  }
+  return below
 }
 
 function allProcesses(): number[] {
