@@ -46,6 +46,8 @@ const USAGE = `usage: lobu [command]
 
 async function main(): Promise<number> {
   giveWayToReaper()
+  // Node opens a debugger at this signal, by which any process of the same user could do as the gateway does.
+  process.on('SIGUSR1', () => {})
   const [asked = 'serve', ...rest] = process.argv.slice(2)
   const command = ['--version', '-v'].includes(asked) ? 'version' : asked
   if (['help', '--help', '-h'].includes(command)) {

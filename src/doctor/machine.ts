@@ -81,7 +81,7 @@ export async function checkWorkers(config: Config, log: Logger): Promise<Finding
     await launcher.start()
     const env = { PATH: '/usr/local/bin:/usr/bin:/bin', TMPDIR: tmpdir(), HOME: tmpdir() }
     await promisify(execFile)(process.execPath, [entry, '--prime'], { env, timeout: WORKER_MS_MAX })
-    return [ok('workers', 'a worker starts'), isolationFinding(launcher.isolation)]
+    return [ok('workers', 'a worker starts'), isolationFinding(launcher.isolation), ...(await checkPrivacy())]
   } catch (error) {
     return [fail('workers', `a worker does not start: ${errorLine(error)}`, 'install the release anew, or free memory')]
   } finally {
@@ -92,4 +92,24 @@ export async function checkWorkers(config: Config, log: Logger): Promise<Finding
 function isolationFinding(level: string): Finding {
   if (level !== 'advisory') return ok('isolation', level)
   return warn('isolation', 'advisory: the kernel does not wall workers in', 'let agents use only tools that you trust')
+}
+
+/**
+ * Whether the kernel closes this process, and with it the gateway, to others of the same user: of a process whose program
+ * its user may run and not read, `/proc` belongs to root. https://man7.org/linux/man-pages/man5/proc_pid.5.html
+ */
+async function checkPrivacy(): Promise<Finding[]> {
+  const fault = await access('/proc/self/environ', constants.R_OK).then(
+    () => null,
+    (error: NodeJS.ErrnoException) => error.code,
+  )
+  if (fault === 'ENOENT') return []
+  if (fault !== null) return [ok('privacy', 'no process of this user can read the memory of the gateway')]
+  return [
+    warn(
+      'privacy',
+      'processes of this user, workers among them, can read the memory of the gateway',
+      'let it run as a user that may run but not read the program node (chmod 0711), as the image does',
+    ),
+  ]
 }

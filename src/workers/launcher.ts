@@ -15,6 +15,8 @@ import { settlesWithin } from './wait.ts'
 const WORKER_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 /** The kernel takes workers first when memory runs out; 1000 would also beat processes of other containers. */
 const OOM_SCORE = '800'
+/** Without it a signal opens a debugger, by which one worker could do as another does. Older versions of Node do not know it. */
+const NO_DEBUGGER = '--disable-sigusr1'
 /** Share of a worker's memory that JavaScript objects may take; buffers and code need the rest. */
 const HEAP_SHARE = 0.7
 const PROBE_MS = 5000
@@ -123,18 +125,24 @@ async function prepareHost({ log }: { log: Logger }, options: LauncherOptions): 
   const dir = makeParentFolder()
   const guard = createGuard({ log }, { dir })
   const isSource = options.entry.endsWith('.ts')
-  const [hasSetpriv, cacheDir] = await Promise.all([
-    probe('setpriv', ['--pdeathsig', 'KILL', '--', 'true']),
+  const [setpriv, choom, cacheDir] = await Promise.all([
+    probe(['setpriv', '--pdeathsig', 'KILL', '--']),
+    probe(['choom', '-n', OOM_SCORE, '--']),
     isSource ? undefined : findCompileCache({ entry: options.entry, dirs: options.cacheDirs }),
   ])
   if (!cacheDir && !isSource) log.warn({ dirs: options.cacheDirs }, 'no compile cache: workers will start slowly')
-  log.debug({ setpriv: hasSetpriv, cacheDir }, 'worker launcher is ready')
-  return { dir, guard, cacheDir, wrapper: hasSetpriv ? ['setpriv', '--pdeathsig', 'KILL', '--'] : [] }
+  const wrapper = [...setpriv, ...choom]
+  log.debug({ wrapper, cacheDir }, 'worker launcher is ready')
+  return { dir, guard, cacheDir, wrapper }
 }
 
-function probe(command: string, args: string[]): Promise<boolean> {
+/** The wrapper, where it works here; else nothing. */
+function probe(wrapper: string[]): Promise<string[]> {
+  const [command, ...args] = [...wrapper, 'true']
   return new Promise((resolve) => {
-    execFile(command, args, { timeout: PROBE_MS, env: { PATH: WORKER_PATH } }, (error) => resolve(error === null))
+    execFile(command!, args, { timeout: PROBE_MS, env: { PATH: WORKER_PATH } }, (error) =>
+      resolve(error ? [] : wrapper),
+    )
   })
 }
 
@@ -153,6 +161,7 @@ function spawnWorker(host: Host, options: LauncherOptions) {
   const heapMb = Math.floor(options.memoryMb * HEAP_SHARE)
   // Small young generation: a worker makes little garbage, and there are hundreds of them.
   const node = [process.execPath, `--max-old-space-size=${heapMb}`, '--max-semi-space-size=1']
+  if (process.allowedNodeEnvironmentFlags.has(NO_DEBUGGER)) node.push(NO_DEBUGGER)
   const [command, ...args] = [...host.wrapper, ...node, options.entry, ...options.args]
   const child = spawn(command!, args, {
     cwd,

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
@@ -19,7 +19,8 @@ requirePostgres('the gateway runs as in production')
 requireProc()
 
 /** Nothing else looks like them, not even a part of them, and no pattern of keys does. */
-const canary = (name: string) => `${name}:canary/Zq8+${[...name].reverse().join('')}~7Hk2Lw9Pd4Xs`
+const MARK = 'canary/Zq8+'
+const canary = (name: string) => `${name}:${MARK}${[...name].reverse().join('')}~7Hk2Lw9Pd4Xs`
 
 const ENVIRONMENT = {
   JWT_SECRET: canary('jwt-secret'),
@@ -267,6 +268,12 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
   const scraped = await scrape(gateway, { authorization: `Bearer ${ENVIRONMENT.METRICS_AUTH_TOKEN}` })
   const rotation = await programs.run(['secrets', 'rotate'], env)
   expect(rotation).toMatchObject({ code: 0, stdout: '0 values were sealed anew.\n' })
+  // Each takes a second or two.
+  const remembered = gateway
+    .workers()
+    .filter((_, at) => at % 5 === 0)
+    .map(findInMemory)
+  const own = findInMemory(gateway.pid)
   gateway.signal('SIGTERM')
   await gateway.exited
 
@@ -280,6 +287,9 @@ test('no secret that the gateway knows is in a log, a table, an answer, a stream
     expect(provider.keys).toContain(used)
   }
   expect([...workers.values()].filter((words) => words !== '').length).toBeGreaterThan(0)
+  expect(own, 'the same look finds them in the gateway').not.toEqual([])
+  expect(remembered.length).toBeGreaterThan(0)
+  expect(remembered).toEqual(remembered.map(() => []))
 
   const places = new Map([
     ['log', gateway.stdout() + gateway.stderr() + rotation.stdout + rotation.stderr + bootstrap.stderr],
@@ -376,11 +386,55 @@ async function sendWhatDoesNotBelong(
     await call('POST', `/api/auth/${path}`, { token: null, body: person })
 }
 
-/** What can be seen of a worker from outside: its arguments and its environment. */
+/** What can be seen of a worker from outside: its arguments, its environment, what it has open, and its folder. */
 function readWorker(pid: number): string {
+  const at = `/proc/${pid}`
   try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8') + readFileSync(`/proc/${pid}/environ`, 'utf8')
+    const open = readdirSync(`${at}/fd`).map((fd) => readlinkSync(`${at}/fd/${fd}`))
+    const files = readdirSync(`${at}/cwd`, { recursive: true, withFileTypes: true })
+    const texts = files.map(
+      (file) => file.name + (file.isFile() ? readFileSync(`${file.parentPath}/${file.name}`) : ''),
+    )
+    const own = ['cmdline', 'environ'].map((name) => readFileSync(`${at}/${name}`, 'utf8'))
+    return [...own, ...open, ...texts].join('\n')
   } catch {
     return ''
+  }
+}
+
+/** The names of canaries in the memory of a process, up to the first piece of it that has any. */
+function findInMemory(pid: number): string[] {
+  const found = new Set<string>()
+  const memory = openSync(`/proc/${pid}/mem`, 'r')
+  for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
+    const [, from, to] = /^([0-9a-f]+)-([0-9a-f]+) rw/.exec(line) ?? []
+    if (from === undefined || to === undefined) continue
+    const [start, end] = [Number.parseInt(from, 16), Number.parseInt(to, 16)]
+    for (let at = start; at < end && found.size === 0; at += PIECE)
+      findCanaries(readPiece(memory, at, Math.min(PIECE + 256, end - at)), found)
+  }
+  closeSync(memory)
+  return [...found]
+}
+
+const PIECE = 8 * 1_048_576
+
+function readPiece(memory: number, at: number, length: number): Buffer {
+  const piece = Buffer.alloc(length)
+  try {
+    return piece.subarray(0, readSync(memory, piece, 0, length, at))
+  } catch {
+    return piece.subarray(0, 0)
+  }
+}
+
+/** As the engine keeps texts: a byte for each character, or two. */
+function findCanaries(piece: Buffer, found: Set<string>) {
+  for (const encoding of ['latin1', 'utf16le'] as const) {
+    const mark = Buffer.from(MARK, encoding)
+    for (let at = piece.indexOf(mark); at >= 0; at = piece.indexOf(mark, at + 1)) {
+      const before = piece.subarray(Math.max(0, at - 80), at).toString(encoding)
+      found.add(/([\w-]+):$/.exec(before)?.[1] ?? 'unnamed')
+    }
   }
 }

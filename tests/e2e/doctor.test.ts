@@ -48,6 +48,7 @@ test('beside a gateway that serves, doctor finds nothing to fix, and reaches it 
   expect(stdout).toMatch(/^ok +public url +\S+ leads to a gateway, release/m)
   expect(stdout).toMatch(/^ok +replicas +1 runs/m)
   expect(stdout).toMatch(/^ok +workers +a worker starts$/m)
+  expect(stdout).toMatch(/^warn +privacy +processes of this user/m)
   expect(stdout).toMatch(/^ok +models +anthropic, demo;/m)
   expect(stdout).toMatch(/^ok +mail +by smtp:\/\/127\.0\.0\.1:9$/m)
   expect(stdout).not.toMatch(/^fail/m)

@@ -22,9 +22,10 @@ export interface Exit {
   signal: NodeJS.Signals | null
 }
 
-/** `build`: the folder of another build than the one under test. */
+/** `build`: the folder of another build than the one under test. `node`: what starts it, by default the Node of the tests. */
 export interface BuildChoice {
   build?: string | undefined
+  node?: string[]
 }
 
 /** A process of the built program. */
@@ -63,10 +64,11 @@ export interface Gateway extends Program {
 export async function startProgram(
   command: string[],
   env: Record<string, string>,
-  { build = DIST }: BuildChoice = {},
+  { build = DIST, node = [process.execPath] }: BuildChoice = {},
 ): Promise<Program> {
   const dir = await mkdtemp(path.join(tmpdir(), 'lobu-e2e-'))
-  const child = spawn(process.execPath, [path.join(build, 'main.js'), ...command], {
+  const [program, ...before] = node
+  const child = spawn(program!, [...before, path.join(build, 'main.js'), ...command], {
     cwd: dir,
     env: { PATH: process.env.PATH ?? '', TMPDIR: dir, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -251,9 +251,33 @@ describe('the way back from a provider', () => {
     expect(stolen.headers.get('location')).toMatch(/\/sign-in\?error=/)
     expect(await sql`select 1 from users where email = ${email}`).toHaveLength(0)
 
-    await mine.send(back)
+    const came = await mine.send(back)
+    expect(came.headers.get('location')).toMatch(/\/account$/)
     const again = await mine.send(back)
     expect(again.headers.get('location')).toMatch(/\/sign-in\?error=/)
+  })
+
+  test('adds its identity to nobody but the person who went, who can still come back', async ({ world }) => {
+    const fake = await startProvider(world)
+    const provider = createOidcProvider({ call }, { id: 'oidc', name: 'Fake', issuer: fake.issuer, ...fake.client })
+    const { sql, browser } = await createSignInRig(world, { providers: [provider], signUp: 'open' })
+    const [mine, theirs] = ['mine', 'theirs'].map((name) => `${world.unique(name)}@example.com`) as [string, string]
+    const [owner, other] = [browser(), browser()]
+    await signUp(owner, mine)
+    await signUp(other, theirs)
+    fake.signInAs({ sub: mine, email: mine, name: 'Person', email_verified: true })
+    const begun = await owner.send('/link-social', { provider: 'oidc', callbackURL: '/account' })
+    const { url } = (await begun.json()) as { url: string }
+    const back = (await fetch(url, { redirect: 'manual' })).headers.get('location') ?? ''
+    const identities = () => sql`
+      select u.email from user_accounts i join users u on u.id = i.user_id where i.provider_id = 'oidc' and i.account_id = ${mine}`
+
+    const stolen = await other.send(back)
+    expect(stolen.headers.get('location')).toMatch(/[?&]error=/)
+    expect(await identities()).toEqual([])
+    const came = await owner.send(back)
+    expect(came.headers.get('location')).toMatch(/\/account$/)
+    expect(await identities()).toEqual([{ email: mine }])
   })
 
   test.for(['https://evil.example', '//evil.example', '/\\evil.example', 'javascript:alert(1)'])(
