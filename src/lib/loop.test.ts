@@ -47,9 +47,9 @@ test('without rings a pass comes after each period, which is asked for anew each
   everyMs = 10_000
   await vi.advanceTimersByTimeAsync(1_200)
   expect(pass).toHaveBeenCalledTimes(2)
-  await vi.advanceTimersByTimeAsync(7_900)
+  await vi.advanceTimersByTimeAsync(7_500)
   expect(pass).toHaveBeenCalledTimes(2)
-  await vi.advanceTimersByTimeAsync(4_100)
+  await vi.advanceTimersByTimeAsync(4_600)
   expect(pass).toHaveBeenCalledTimes(3)
   await loop.stop()
 })
