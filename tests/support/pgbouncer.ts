@@ -51,6 +51,9 @@ auth_type = trust
 auth_file = ${path.join(dir, 'users.txt')}
 pool_mode = ${mode}
 default_pool_size = ${poolSize}
+; By itself it tries a server that was away again after 15 s, and lets clients wait for it for two minutes.
+server_login_retry = 1
+query_wait_timeout = 5
 `,
   )
   await chmod(dir, 0o755)
