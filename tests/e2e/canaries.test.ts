@@ -417,6 +417,8 @@ function findInMemory(pid: number): string[] {
   return [...found]
 }
 
+/** What a turn is about, which its worker must know. */
+const GIVEN_TO_WORKERS = ['message', 'instructions']
 const PIECE = 8 * 1_048_576
 
 function readPiece(memory: number, at: number, length: number): Buffer {
@@ -434,7 +436,8 @@ function findCanaries(piece: Buffer, found: Set<string>) {
     const mark = Buffer.from(MARK, encoding)
     for (let at = piece.indexOf(mark); at >= 0; at = piece.indexOf(mark, at + 1)) {
       const before = piece.subarray(Math.max(0, at - 80), at).toString(encoding)
-      found.add(/([\w-]+):$/.exec(before)?.[1] ?? 'unnamed')
+      const name = /([\w-]+):$/.exec(before)?.[1] ?? 'unnamed'
+      if (!GIVEN_TO_WORKERS.includes(name)) found.add(name)
     }
   }
 }
