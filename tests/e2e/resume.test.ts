@@ -1,5 +1,6 @@
 import { connect } from 'node:net'
 import { expect } from 'vitest'
+import { pruneLog } from '../../src/sse/event-log.ts'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import { type Follower, streamedText } from '../support/follower.ts'
@@ -243,6 +244,36 @@ test('a position that is no longer kept gets a reset with all that was said, and
     const acknowledged = [{ ...running, marker: 'today' }]
     expect(findFaults([{ name: 'it', acknowledged, events: follower.events(), after: head }])).toEqual([])
   }
+})
+
+// 5
+test('a stream that stays open while its log is emptied and the other replica is replaced sees the next turn, numbered on', async ({
+  cluster,
+}) => {
+  const [old, here] = cluster.replicas
+  const conversation = await cluster.open()
+  const follower = await conversation.follow({ at: here!.url })
+  const first = await conversation.send('/echo one')
+  await follower.completed(first.messageId)
+  await until(async () => {
+    await pruneLog(cluster.database.sql, { keepMs: 0, turnsMax: 100 })
+    const rows = await cluster.database.sql`select 1 from event_log where conversation_id = ${conversation.id}`
+    return rows.length === 0
+  }, 'the first turn was pruned')
+  old!.signal('SIGKILL')
+  await old!.exited
+  await cluster.balance()
+  const { url: at } = await cluster.add()
+  const second = await conversation.post('/echo two', { at })
+  const messageId = String(second.body.messageId)
+  await follower.completed(messageId)
+  await follower.stop()
+  const acknowledged = [
+    { ...first, marker: 'one' },
+    { messageId, marker: 'two' },
+  ]
+  expect(findFaults([{ name: 'it', acknowledged, events: follower.events(), after: 0 }])).toEqual([])
+  expect(follower.events().filter(({ name }) => name === 'reset')).toEqual([])
 })
 
 /** The snapshot begins with this, in this order. */
