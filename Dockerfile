@@ -36,9 +36,11 @@ LABEL org.opencontainers.image.title="lobu" \
 RUN apt-get update \
   && apt-get install -y --no-install-recommends tini \
   && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log \
+  && chmod 0711 /usr/bin/tini \
   && install -d -o 10001 -g 10001 -m 0700 /data \
   && ln -s /app/dist/main.js /usr/local/bin/lobu
-COPY --from=build /usr/local/bin/node /usr/local/bin/node
+# Run and not read: so the kernel lets no other process of this user look into the gateway (docs/security.md). The init likewise.
+COPY --from=build --chmod=0711 /usr/local/bin/node /usr/local/bin/node
 WORKDIR /app
 COPY package.json LICENSE README.md ./
 COPY --from=build /app/node_modules node_modules

@@ -417,9 +417,9 @@ function findInMemory(pid: number): string[] {
   return [...found]
 }
 
-/** What a turn is about, which its worker must know. */
-const GIVEN_TO_WORKERS = ['message', 'instructions']
 const PIECE = 8 * 1_048_576
+/** Bytes in which the name of a canary lies. */
+const BEFORE = 80
 
 function readPiece(memory: number, at: number, length: number): Buffer {
   const piece = Buffer.alloc(length)
@@ -434,10 +434,12 @@ function readPiece(memory: number, at: number, length: number): Buffer {
 function findCanaries(piece: Buffer, found: Set<string>) {
   for (const encoding of ['latin1', 'utf16le'] as const) {
     const mark = Buffer.from(MARK, encoding)
-    for (let at = piece.indexOf(mark); at >= 0; at = piece.indexOf(mark, at + 1)) {
-      const before = piece.subarray(Math.max(0, at - 80), at).toString(encoding)
+    // What has its name before this piece was found at the end of the last one.
+    for (let at = piece.indexOf(mark, BEFORE); at >= 0; at = piece.indexOf(mark, at + 1)) {
+      const before = piece.subarray(at - BEFORE, at).toString(encoding)
       const name = /([\w-]+):$/.exec(before)?.[1] ?? 'unnamed'
-      if (!GIVEN_TO_WORKERS.includes(name)) found.add(name)
+      // What a model is told passes through a worker.
+      if (name !== 'message' && name !== 'instructions') found.add(name)
     }
   }
 }

@@ -65,6 +65,11 @@ describe('Dockerfile', () => {
     expect(only('CMD').map((rest) => JSON.parse(rest))).toEqual([['serve']])
   })
 
+  test('its user may run the programs that hold the environment, and not read them', () => {
+    expect(only('COPY')).toContain('--from=build --chmod=0711 /usr/local/bin/node /usr/local/bin/node')
+    expect(only('RUN').join()).toContain('chmod 0711 /usr/bin/tini')
+  })
+
   test('says what it is', () => {
     expect(only('ARG')).toContain(`VERSION=${manifest.version}`)
     for (const label of ['title', 'version', 'revision', 'source', 'licenses'])
