@@ -42,8 +42,8 @@ found=$(psql --quiet --tuples-only --no-align "$url" -c "select format('%s organ
 
 export DATABASE_URL=$url NODE_ENV=production LOBU_DATA_DIR=$work/data PORT=0 HOST=127.0.0.1
 # What the backup's users set up must not be called from here.
-unset SKIP_MIGRATIONS DATABASE_DIRECT_URL SMTP_URL OIDC_ISSUER WEBHOOK_ALLOWED_HOSTS
-export DEFAULT_MODEL=demo/demo LOG_PRETTY=0
+unset SKIP_MIGRATIONS DATABASE_DIRECT_URL SMTP_URL OIDC_ISSUER WEBHOOK_ALLOWED_HOSTS SENTRY_DSN METRICS_PORT ${!OTEL_@}
+export DEFAULT_MODEL=demo/demo LOG_PRETTY=0 LOG_LEVEL=info
 lobu migrate >"$work/migrate.log" 2>&1 || { cat "$work/migrate.log" >&2; fail 'the schema can not be brought up to date'; }
 # Owed calls and unfinished turns belong to the real gateway: here they would be made a second time.
 psql --quiet "$url" -c 'delete from outbox' \

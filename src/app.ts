@@ -274,7 +274,7 @@ export function createGateway(
     facts: { service: 'lobu', version: VERSION, replica, model: config.models.defaultModel },
   })
   reportGauges({
-    ...{ metrics, db, loops, readiness, version: VERSION },
+    ...{ metrics, db, loops: [...loops, ...retention], readiness, version: VERSION },
     ...{ workers: pool.snapshot, streams: sse.count, streamsMax: streams.streamsMax },
   })
   const app = createGatewayApp({

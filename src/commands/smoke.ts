@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openGatewayDatabase } from '../app.ts'
 import type { Config } from '../config.ts'
-import { createTemporaryKey } from '../domain/keys/temporary.ts'
+import type { Sql } from '../db/client.ts'
+import { createTemporaryKey, revokeTemporaryKey } from '../domain/keys/temporary.ts'
 import { createLogger } from '../lib/logger.ts'
 
 /** Longer than a cold worker needs on a machine that is busy, shorter than what waits for this command. */
@@ -13,11 +14,20 @@ const WORDS = 'the smoke test passes'
 /**
  * `lobu smoke <url>`: takes one real turn with the built-in model at the gateway behind `url`, over HTTP as a client has
  * it: opens a conversation, follows its stream, sends a message, and compares the answer. The key for that is made in
- * the database of this environment and revoked in the end. A line per step; exit code 0 when the answer came whole.
+ * the database of this environment, which revokes it in the end. A line per step; exit code 0 when the answer came whole.
  */
 export async function runSmoke(config: Config, url: string): Promise<number> {
+  if (!URL.canParse(url)) throw new Error(`"${url}" is no address of a gateway, such as http://lobu-app:8787.`)
   const db = await openGatewayDatabase(config, createLogger({ ...config.log, level: 'warn', stream: process.stderr }))
-  const key = await createTemporaryKey(db.sql, { name: 'smoke', lastsMs: KEY_MS }).finally(db.close)
+  try {
+    return await smoke(db.sql, url)
+  } finally {
+    await db.close()
+  }
+}
+
+async function smoke(sql: Sql, url: string): Promise<number> {
+  const key = await createTemporaryKey(sql, { name: 'smoke', lastsMs: KEY_MS })
   const signal = AbortSignal.timeout(TURN_MS_MAX)
   const ask = (path: string, options: Ask) => askGateway(new URL(path, url), { token: key.token, signal, ...options })
   try {
@@ -32,7 +42,7 @@ export async function runSmoke(config: Config, url: string): Promise<number> {
     return 1
   } finally {
     // Of no use to anybody else, and gone by itself soon.
-    const revoked = ask(`/api/${key.organizationSlug}/tokens/${key.id}`, { method: 'DELETE' })
+    const revoked = revokeTemporaryKey(sql, key)
     await revoked.catch((error) => process.stderr.write(`The key was not revoked: ${reasonOf(error)}\n`))
   }
 }

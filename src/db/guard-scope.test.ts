@@ -30,6 +30,14 @@ describe('a statement in the scope of an organization', () => {
     expect(await whoAmI(sql)).not.toBe('lobu_tenant')
   })
 
+  test('that the server refuses is sent once', async ({ world }) => {
+    const { admin, scoped } = await createStage(world)
+    const name = world.unique('counted').replaceAll('-', '_')
+    await admin.unsafe(`create sequence ${name}; grant usage on sequence ${name} to lobu_tenant`)
+    await expect(scoped`select 1 / (nextval(${name}::text::regclass) * 0)`).rejects.toMatchObject({ code: '22012' })
+    expect(await admin.unsafe(`select last_value::int as value from ${name}`)).toEqual([{ value: 1 }])
+  })
+
   test('that the driver refuses to send leaves nothing behind', async ({ world }) => {
     const { sql, scoped } = await createStage(world)
     for (let n = 0; n < 10; n++) {

@@ -25,7 +25,21 @@ interface DriverConnection {
 }
 
 /** A query that is handed to the driver here and by nobody else. */
-type OwnQuery = DriverQuery & { executed?: boolean; retried?: Error }
+type OwnQuery = DriverQuery & { executed?: boolean; cancelled?: object }
+
+/**
+ * A statement whose plan is out of date the driver sends again by itself: behind COMMIT, and so outside of the scope. It notes that
+ * it does so, and sends nothing that is cancelled; so it reports instead. Any other error comes as it is.
+ */
+function reportStalePlan(statement: OwnQuery) {
+  Object.defineProperty(statement, 'retried', {
+    get: () => undefined,
+    set() {
+      statement.cancelled = {}
+      statement.reject(STALE_PLAN)
+    },
+  })
+}
 
 /**
  * Opening, then statement and COMMIT together, where BEGIN, settings, statement and COMMIT one by one would be four round
@@ -40,8 +54,7 @@ export function runScoped(pool: Sql, flights: Flights, { opening, strings, args 
   const begin = pool.unsafe(opening, [], { onexecute: hold } as never) as unknown as OwnQuery
   const statement = pool(strings, ...args) as unknown as OwnQuery
   const commit = pool.unsafe('commit') as unknown as OwnQuery
-  // The driver would send it again by itself: behind COMMIT, and so outside of the scope. This makes it report instead.
-  statement.retried = STALE_PLAN
+  reportStalePlan(statement)
   const waiting = [statement, commit]
   let inFlight = 0
   let failure: unknown

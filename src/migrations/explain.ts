@@ -1,8 +1,8 @@
 import { codeOf, explainConnectError } from '../db/errors.ts'
 
-/** Postgres gave up waiting for a lock. */
+/** Postgres gave up waiting for a lock, or broke a circle of waiting at this end: nothing is done, and it may be tried again. */
 export function isLockTimeout(error: unknown): boolean {
-  return codeOf(error) === '55P03'
+  return ['55P03', '40P01'].includes(codeOf(error))
 }
 
 /** Says which statement failed and, where we know it, what to do about it; keeps the driver's error as the cause. */

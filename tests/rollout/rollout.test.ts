@@ -6,7 +6,7 @@ import { type Load, startLoad } from '../support/load.ts'
 import { hasNginx, startNginx } from '../support/nginx.ts'
 import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
-import { rollTo } from './pods.ts'
+import { GRACE_SECONDS, rollTo, WAIT_SECONDS } from './pods.ts'
 
 requirePostgres('three replicas share it')
 requireProc()
@@ -17,7 +17,11 @@ const PER_SECOND = 100
 
 test.override('clusterOptions', {
   replicas: 3,
-  env: { RUN_LEASE_SECONDS: '15', SHUTDOWN_GRACE_SECONDS: '20' },
+  env: {
+    RUN_LEASE_SECONDS: '15',
+    SHUTDOWN_WAIT_SECONDS: String(WAIT_SECONDS),
+    SHUTDOWN_GRACE_SECONDS: String(GRACE_SECONDS),
+  },
   build: FROM,
   front: startNginx,
 })

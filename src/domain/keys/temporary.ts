@@ -4,8 +4,8 @@ import { createApiKey, type NewApiKey } from '../accounts/api-keys.ts'
 import { ensureOrganization } from '../accounts/bootstrap.ts'
 import type { Permission } from '../accounts/permissions.ts'
 
-/** Enough to talk, and to revoke itself. */
-const SCOPES: Permission[] = ['conversations:use', 'keys:write']
+/** Enough to talk, and to make no further key. */
+const SCOPES: Permission[] = ['conversations:use']
 
 /**
  * For whoever holds the database's URL: a key of the oldest organization that can do nothing but talk and is good for
@@ -27,6 +27,11 @@ export async function createTemporaryKey(
     })
     return { ...key, organizationSlug: organization.slug }
   })
+}
+
+/** Ends it before its time; replicas that remember it forget it within seconds. */
+export async function revokeTemporaryKey(sql: Sql, { id }: { id: string }): Promise<void> {
+  await sql`update api_keys set revoked_at = now() where id = ${id} and revoked_at is null`
 }
 
 async function findOldest(tx: Sql) {
