@@ -17,4 +17,4 @@ echo "rollout: from $(git log -1 --format='%h %s' "$from")"
 git worktree add --quiet --detach "$old/release" "$from"
 (cd "$old/release" && npm ci --silent --no-audit --no-fund && npm run --silent build)
 npm run --silent build
-LOBU_ROLLOUT_FROM="$old/release/dist" npx vitest run --project rollout
+LOBU_ROLLOUT_FROM="$old/release/dist" npx vitest run --project rollout "${@:2}"
