@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import { expect, onTestFinished } from 'vitest'
 import { sendRequest } from '../support/cluster.ts'
 import { followEvents } from '../support/follower.ts'
-import { startGateway, startProgram } from '../support/gateway.ts'
+import { startGateway, startProgram, until } from '../support/gateway.ts'
 import { productionEnv, test } from '../support/programs.ts'
 import { requirePostgres } from '../support/world.ts'
 
@@ -60,8 +60,9 @@ test('every program of the package runs with its production dependencies alone',
     for (const page of ['/', '/api/docs', '/api/docs/openapi.json', '/sign-in', '/health']) {
       expect((await sendRequest('GET', `${gateway.url}${page}`, {})).status, page).toBe(200)
     }
-    // The other one, on the embedded database, prints its first key and keeps it to itself.
-    const token = settings === env ? key : /lobu_[\w-]{32}/.exec(gateway.stdout())![0]
+    // The other one, on the embedded database, prints its first key soon after it is ready, and keeps it to itself.
+    const printed = () => /lobu_[\w-]{32}/.exec(gateway.stdout())?.[0]
+    const token = settings === env ? key : await until(printed, 'the first key is printed')
     const opened = await sendRequest('POST', `${gateway.url}/api/v1/agents`, { token, body: {} })
     const conversation = `${gateway.url}/api/v1/agents/${opened.body.agentId}`
     const follower = await followEvents(`${conversation}/events`, { token })
