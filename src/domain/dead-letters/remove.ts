@@ -1,4 +1,5 @@
 import type { Sql } from '../../db/client.ts'
+import { removeRows } from '../../db/remove-rows.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { AppError } from '../../lib/errors.ts'
 import { isUuid } from '../../lib/ids.ts'
@@ -42,15 +43,13 @@ export function describeDeadLetter({ queue, payload }: TakenDeadLetter): Record<
 }
 
 /** Removes those that are older than `keepMs`, at most `rowsMax`, the oldest first. Served by `dead_letters_created_idx`. */
-export async function removeOldDeadLetters(
+export function removeOldDeadLetters(
   sql: Sql,
   { keepMs, rowsMax }: { keepMs: number; rowsMax: number },
 ): Promise<number> {
-  const rows = await sql`
-    delete from dead_letters where (organization_id, id) in (
-      select organization_id, id from dead_letters
-      where created_at < now() - ${keepMs} * interval '1 millisecond'
-      order by created_at limit ${rowsMax} for update skip locked)
-    returning 1`
-  return rows.length
+  return removeRows(sql, {
+    ...{ table: 'dead_letters', key: ['organization_id', 'id'], rowsMax },
+    due: sql`created_at < now() - ${keepMs} * interval '1 millisecond'`,
+    first: sql`created_at`,
+  })
 }

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { Sql } from '../../db/client.ts'
+import { removeRows } from '../../db/remove-rows.ts'
 import { newId } from '../../lib/ids.ts'
 import { storable } from '../../lib/text.ts'
 
@@ -57,13 +58,11 @@ export async function readFile(sql: Sql, args: { organizationId: string; id: str
 }
 
 /** Removes files that no message named within an hour. Returns how many, at most `filesMax`. */
-export async function removeStagedFiles(sql: Sql, { filesMax }: { filesMax: number }): Promise<number> {
-  const rows = await sql`
-    delete from files where (organization_id, id) in (
-      select organization_id, id from files where message_id is null and created_at < now() - interval '1 hour'
-      limit ${filesMax} for update skip locked)
-    returning 1`
-  return rows.length
+export function removeStagedFiles(sql: Sql, { filesMax }: { filesMax: number }): Promise<number> {
+  return removeRows(sql, {
+    ...{ table: 'files', key: ['organization_id', 'id'], rowsMax: filesMax },
+    due: sql`message_id is null and created_at < now() - interval '1 hour'`,
+  })
 }
 
 async function* rechunk(content: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {

@@ -1,5 +1,6 @@
 import type { Sql } from '../../db/client.ts'
 import { lazyCommit } from '../../db/lazy-commit.ts'
+import { removeRows } from '../../db/remove-rows.ts'
 
 export interface BucketKey {
   organizationId: string
@@ -50,11 +51,9 @@ export async function takeTokens(
 }
 
 /** Removes buckets that nobody has taken from for a day: they are full again, and so need not be there. Returns how many. */
-export async function removeIdleBuckets(sql: Sql, { rowsMax }: { rowsMax: number }): Promise<number> {
-  const rows = await sql`
-    delete from rate_buckets where (organization_id, subject) in (
-      select organization_id, subject from rate_buckets where refilled_at < now() - interval '1 day'
-      limit ${rowsMax} for update skip locked)
-    returning 1`
-  return rows.length
+export function removeIdleBuckets(sql: Sql, { rowsMax }: { rowsMax: number }): Promise<number> {
+  return removeRows(sql, {
+    ...{ table: 'rate_buckets', key: ['organization_id', 'subject'], rowsMax },
+    due: sql`refilled_at < now() - interval '1 day'`,
+  })
 }

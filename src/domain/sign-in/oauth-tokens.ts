@@ -1,4 +1,5 @@
 import type { Sql } from '../../db/client.ts'
+import { removeRows } from '../../db/remove-rows.ts'
 import { sha256 } from '../../lib/ids.ts'
 import { ACCESS_TOKEN_PREFIX, REFRESH_TOKEN_PREFIX } from '../accounts/access-token.ts'
 import { CLI_CLIENT_ID } from './oauth-clients.ts'
@@ -88,38 +89,23 @@ export async function removeExpiredGrants(
   sql: Sql,
   { keepMs, rowsMax }: { keepMs: number; rowsMax: number },
 ): Promise<number> {
-  const before = sql`now() - ${keepMs} * interval '1 millisecond'`
+  const expired = sql`expires_at < now() - ${keepMs} * interval '1 millisecond'`
+  const first = sql`expires_at`
   const removed = [
     // First, since access tokens go along: of two replicas that each held some of the other's they would wait in a circle.
-    await sql`
-      delete from oauth_refresh_tokens where id in (
-        select id from oauth_refresh_tokens where expires_at < ${before} order by expires_at limit ${rowsMax}
-        for update skip locked)
-      returning 1`,
-    await sql`
-      delete from oauth_access_tokens where id in (
-        select id from oauth_access_tokens where expires_at < ${before} order by expires_at limit ${rowsMax}
-        for update skip locked)
-      returning 1`,
-    await sql`
-      delete from device_codes where id in (
-        select id from device_codes where expires_at < ${before} order by expires_at limit ${rowsMax}
-        for update skip locked)
-      returning 1`,
-    await sql`
-      delete from oauth_client_assertions where id in (
-        select id from oauth_client_assertions where expires_at < ${before} limit ${rowsMax} for update skip locked)
-      returning 1`,
-    await sql`
-      delete from oauth_clients where id in (
-        select c.id from oauth_clients c
-        where c.client_id <> ${CLI_CLIENT_ID} and c.created_at < now() - ${UNUSED_KEEP}::interval
-          and not exists (select from oauth_consents where client_id = c.client_id)
-          and not exists (select from oauth_refresh_tokens where client_id = c.client_id)
-          and not exists (select from oauth_access_tokens where client_id = c.client_id)
-          and not exists (select from api_keys where client_id = c.client_id and revoked_at is null)
-        limit ${rowsMax} for update of c skip locked)
-      returning 1`,
+    await removeRows(sql, { table: 'oauth_refresh_tokens', key: ['id'], due: expired, first, rowsMax }),
+    await removeRows(sql, { table: 'oauth_access_tokens', key: ['id'], due: expired, first, rowsMax }),
+    await removeRows(sql, { table: 'device_codes', key: ['id'], due: expired, first, rowsMax }),
+    await removeRows(sql, { table: 'oauth_client_assertions', key: ['id'], due: expired, rowsMax }),
+    await removeRows(sql, {
+      ...{ table: 'oauth_clients', key: ['id'], rowsMax },
+      due: sql`
+        client_id <> ${CLI_CLIENT_ID} and created_at < now() - ${UNUSED_KEEP}::interval
+        and not exists (select from oauth_consents where client_id = oauth_clients.client_id)
+        and not exists (select from oauth_refresh_tokens where client_id = oauth_clients.client_id)
+        and not exists (select from oauth_access_tokens where client_id = oauth_clients.client_id)
+        and not exists (select from api_keys where client_id = oauth_clients.client_id and revoked_at is null)`,
+    }),
   ]
-  return Math.max(...removed.map((rows) => rows.length))
+  return Math.max(...removed)
 }
