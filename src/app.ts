@@ -326,7 +326,7 @@ export function createGateway(
         return
       }
       if (schema) log.error({ behind: schema.behind }, 'the database schema is behind this release: run "lobu migrate"')
-      await new Promise((resolve) => setTimeout(resolve, SCHEMA_CHECK_MS))
+      await sleep(SCHEMA_CHECK_MS, stopping.signal)
       if (stopping.signal.aborted) return
     }
   }

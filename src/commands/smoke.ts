@@ -1,9 +1,9 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { openGatewayDatabase } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/client.ts'
 import { createTemporaryKey, revokeTemporaryKey } from '../domain/keys/temporary.ts'
 import { createLogger } from '../lib/logger.ts'
+import { sleep } from '../lib/sleep.ts'
 
 /** Longer than a cold worker needs on a machine that is busy, shorter than what waits for this command. */
 const TURN_MS_MAX = 120_000
@@ -96,7 +96,7 @@ async function untilReady(url: URL, signal: AbortSignal) {
     const text = await response?.text()
     if (response?.ok) return
     process.stderr.write(`not ready yet: ${text?.slice(0, 500) ?? 'no connection'}\n`)
-    await sleep(2_000, undefined, { signal })
+    await sleep(2_000, signal)
   }
 }
 

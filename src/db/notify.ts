@@ -1,6 +1,7 @@
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
+import { settlesWithin } from '../lib/settles-within.ts'
 import type { Sql } from './client.ts'
 
 /** Postgres refuses 8,000 bytes; a little is left for what a later server may count differently. */
@@ -97,12 +98,7 @@ export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifie
 
     async stop() {
       stopped = true
-      let timer: NodeJS.Timeout | undefined
-      const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, STOP_FLUSH_MS)
-      })
-      await Promise.race([flight, late])
-      clearTimeout(timer)
+      if (flight) await settlesWithin(flight, STOP_FLUSH_MS)
     },
   }
 }

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { settlesWithin } from '../lib/settles-within.ts'
 import { sleep } from '../lib/sleep.ts'
 import { answerBeforeBody, continueOnFirstRead } from './early-end.ts'
 import type { Router } from './router.ts'
@@ -124,9 +125,8 @@ export function createHttpServer(
   async function stop(graceMs: number, signal?: AbortSignal) {
     const gone = stopAccepting()
     const over = new AbortController()
-    const late = sleep(graceMs, signal ? AbortSignal.any([over.signal, signal]) : over.signal)
     // Connections that ask for nothing are not waited for; Node takes a fresh one for active.
-    await Promise.race([gone, late, untilQuiet(over.signal)])
+    await settlesWithin(Promise.race([gone, untilQuiet(over.signal)]), graceMs, signal)
     over.abort()
     server.closeAllConnections()
     await gone

@@ -2,6 +2,7 @@ import type { Logger } from 'pino'
 import type { Database, Dedicated, Sql, Tx } from '../db/client.ts'
 import { ensureTenantRole } from '../db/tenant-role.ts'
 import { backoffMs, jitter } from '../lib/backoff.ts'
+import { sleep } from '../lib/sleep.ts'
 import { explainStatement, isLockTimeout } from './explain.ts'
 import { type AppliedMigration, compare, type Migration, readMigrations } from './files.ts'
 
@@ -119,7 +120,7 @@ async function waitForLock(run: Run, tryLock: () => Promise<boolean>) {
         'Another process is migrating this database and does not finish: look for it in pg_stat_activity.',
       )
     }
-    await pause(jitter(LOCK_POLL_MS))
+    await sleep(jitter(LOCK_POLL_MS))
   }
 }
 
@@ -151,7 +152,7 @@ async function applyOne(run: Run, migration: Migration, lockTimeoutMs: number): 
     } catch (error) {
       if (!isLockTimeout(error) || attempt > LOCK_RETRIES) throw error
       run.log.warn({ migration: migration.name, attempt }, 'a table is locked; trying again')
-      await pause(backoffMs(attempt, { baseMs: Math.min(1_000, lockTimeoutMs), maxMs: lockTimeoutMs }))
+      await sleep(backoffMs(attempt, { baseMs: Math.min(1_000, lockTimeoutMs), maxMs: lockTimeoutMs }))
     }
   }
 }
@@ -228,8 +229,4 @@ async function invalidIndexes(sql: Sql, migration: Migration): Promise<string[]>
     select c.relname as name from pg_index i join pg_class c on c.oid = i.indexrelid
      where not i.indisvalid and c.relnamespace::regnamespace::text = any(current_schemas(false))`
   return rows.map((row) => row.name).filter((name) => new RegExp(`\\b${name}\\b`).test(migration.text))
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms))
 }

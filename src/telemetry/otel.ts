@@ -18,6 +18,7 @@ import {
 } from '@opentelemetry/sdk-trace'
 import type { Logger } from '../lib/logger.ts'
 import type { Redactions } from '../lib/redactions.ts'
+import { settlesWithin } from '../lib/settles-within.ts'
 import { formatTraceparent, readTraceparent } from '../lib/traceparent.ts'
 import type { Attributes, Tracer } from './tracer.ts'
 
@@ -113,8 +114,7 @@ export async function createSendingTracer(
       }
     },
     async close(withinMs) {
-      const late = new Promise<void>((resolve) => setTimeout(resolve, withinMs).unref())
-      await Promise.race([provider.shutdown().catch(() => {}), late])
+      await settlesWithin(provider.shutdown(), withinMs)
     },
   }
 }

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { Logger } from '../lib/logger.ts'
-import { settlesWithin } from './wait.ts'
+import { settlesWithin } from '../lib/settles-within.ts'
 
 const STOP_MS = 2000
 

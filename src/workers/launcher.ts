@@ -6,10 +6,10 @@ import { dirname, join } from 'node:path'
 import type { Duplex, Readable } from 'node:stream'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
+import { settlesWithin } from '../lib/settles-within.ts'
 import { findCompileCache } from './compile-cache.ts'
 import { createGuard, type Guard } from './guard.ts'
 import { GATEWAY_FD } from './protocol.ts'
-import { settlesWithin } from './wait.ts'
 
 /** Programs that a worker or its tools may find; the gateway's own PATH may hold more. */
 const WORKER_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'

@@ -1,5 +1,6 @@
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { settlesWithin } from '../lib/settles-within.ts'
 import type { LaunchedProcess, WorkerExit } from './launcher.ts'
 import { logOutput } from './output.ts'
 import {
@@ -13,7 +14,7 @@ import {
 } from './protocol.ts'
 import { serveWorker, type WorkerLink } from './transport.ts'
 import { type LossCode, lostTurn, type TurnEnd, type TurnHandlers, type WorkerRequests } from './turn.ts'
-import { settlesWithin, unlessAborted } from './wait.ts'
+import { unlessAborted } from './wait.ts'
 
 /** What an aborted worker may take to end its turn itself, so that its tools can tidy up and its calls close. */
 const CANCEL_MS = 200

@@ -3,6 +3,7 @@ import { backoffMs } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
+import { sleep } from '../lib/sleep.ts'
 import { cutText } from '../lib/text.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
 import { insertReplies, type ReplyBatch } from '../queue/thread-response.ts'
@@ -107,7 +108,7 @@ export function createReplyWriter({
     } catch (error) {
       failures++
       log.warn({ failures, err: errorLine(error) }, 'replies wait for the database')
-      await new Promise((resolve) => setTimeout(resolve, backoffMs(failures, { baseMs: 50, maxMs: 1_000 })))
+      await sleep(backoffMs(failures, { baseMs: 50, maxMs: 1_000 }))
     }
   }
 

@@ -6,6 +6,7 @@ import type { CostOf } from '../domain/usage/prices.ts'
 import { backoffMs } from '../lib/backoff.ts'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
+import { sleep } from '../lib/sleep.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { addUsage, type StepRecord, type TurnCommand, type Usage } from './protocol.ts'
@@ -84,7 +85,7 @@ export async function beginTurn(
         } catch (error) {
           if (tries >= SAVE_TRIES || signal.aborted) throw error
           deps.log.warn({ tries, err: errorLine(error) }, 'step waits for the database')
-          await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 1_000 })))
+          await sleep(backoffMs(tries, { baseMs: 100, maxMs: 1_000 }))
         }
       }
     },

@@ -10,6 +10,7 @@ import { backoffMs } from '../lib/backoff.ts'
 import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
+import { settlesWithin } from '../lib/settles-within.ts'
 import { sleep } from '../lib/sleep.ts'
 import { traceIdOf } from '../lib/traceparent.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
@@ -299,7 +300,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       } catch (error) {
         if (tries >= END_TRIES) throw error
         log.warn({ tries, err: errorLine(error) }, 'end of run waits for the database')
-        await new Promise((resolve) => setTimeout(resolve, backoffMs(tries, { baseMs: 100, maxMs: 2_000 })))
+        await sleep(backoffMs(tries, { baseMs: 100, maxMs: 2_000 }))
       }
     }
   }
@@ -356,10 +357,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     async drain(graceMs, signal) {
       draining = true
       await claiming.stop()
-      const over = new AbortController()
-      const finished = Promise.allSettled([...active.values()].map((one) => one.done))
-      await Promise.race([finished, sleep(graceMs, signal ? AbortSignal.any([over.signal, signal]) : over.signal)])
-      over.abort()
+      await settlesWithin(Promise.allSettled([...active.values()].map((one) => one.done)), graceMs, signal)
       for (const one of active.values()) stop(one, 'handed over')
       await Promise.allSettled([...active.values()].map((one) => one.done))
       await keeping.stop()

@@ -1,4 +1,4 @@
-import { setTimeout as wait } from 'node:timers/promises'
+import { sleep } from '../../lib/sleep.ts'
 import type { Signals } from '../signals.ts'
 
 /**
@@ -13,5 +13,5 @@ export const ACCESS_CACHE_MS = 250
  */
 export async function enforceEverywhere(signals: Signals): Promise<void> {
   signals.accessChanged()
-  await wait(ACCESS_CACHE_MS)
+  await sleep(ACCESS_CACHE_MS)
 }

@@ -1,5 +1,6 @@
 import type { Sql } from '../../db/client.ts'
 import { inTransaction } from '../../db/transaction.ts'
+import { sleep } from '../../lib/sleep.ts'
 import { enforceEverywhere } from '../accounts/access.ts'
 import { DEFAULT_SCOPE, OAUTH_SCOPES } from '../accounts/scopes.ts'
 import { revokeKeysOfProgram } from '../keys/maker.ts'
@@ -193,7 +194,7 @@ export function createOAuthServer(deps: OAuthServerDeps, { publicUrl }: { public
     for (let polls = 0; polls < ROTATION_POLLS_MAX; polls++) {
       const state = await isRotationUnderWay(sql, refreshToken)
       if (state !== 'waiting') return state === 'done'
-      await new Promise((resolve) => setTimeout(resolve, ROTATION_POLL_MS))
+      await sleep(ROTATION_POLL_MS)
     }
     return false
   }
