@@ -6,6 +6,7 @@ import { bootstrap } from '../src/domain/accounts/bootstrap.ts'
 import { getConversation } from '../src/domain/conversations/get.ts'
 import { openConversation } from '../src/domain/conversations/open.ts'
 import { postMessage } from '../src/domain/messages/post.ts'
+import { SILENT } from './scene.ts'
 import { inTurn, log, ROUNDS, rate, scaled, withDatabase } from './support.ts'
 import type { Row } from './table.ts'
 
@@ -30,20 +31,12 @@ export function benchWalls(): Promise<Row[]> {
     const runner = { reserve: () => false, settle() {}, hasWorker: () => false }
     const budgets = { findExhausted: async () => null }
     const backlog = { admit: async () => {} }
-    const signals = {
-      published() {},
-      runReady() {},
-      runsEnded() {},
-      runEnded() {},
-      conversationEnded() {},
-      accessChanged() {},
-    }
     const limits = { replica: 'bench', leaseMs: 60_000, depthMax: 1e6, organizationMax: 1e6, workerIdleMs: 1 }
 
     const post = (sql: typeof db.sql) => () =>
       rate(MESSAGES, CALLERS, (index) =>
         postMessage(
-          { sql, signals, runner, budgets, backlog },
+          { sql, signals: SILENT, runner, budgets, backlog },
           {
             ...{ actor, conversationId: ids[index % ids.length]!, content: 'x'.repeat(140) },
             ...{ onBusy: 'enqueue', origin: {}, files: [] },

@@ -60,9 +60,9 @@ export function logRequest(c: Context<Env>, startedAt: number): void {
   outgoing.once('close', () => log.info({ ...line, ms: elapsed(startedAt) }, 'stream closed'))
 }
 
-/** Probes and scrapes come every few seconds and say nothing while all is well. */
+/** Probes come every few seconds and say nothing while all is well. */
 function isProbe(route: string): boolean {
-  return route.startsWith('/health') || route === '/metrics'
+  return route.startsWith('/health')
 }
 
 const CONVERSATION_PATH = /^\/api\/v1\/agents\/([\w-]{1,100})(?:\/|$)/

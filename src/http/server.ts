@@ -22,7 +22,7 @@ const BACKLOG = 4_096
 /** Connections above the limit that are still told why they are refused. */
 const ANSWERED_ABOVE_MAX = 1_000
 /** Who looks after replicas must be able to ask a full one. */
-const HEALTH = /^\/(health|metrics)\b/
+const HEALTH = /^\/health\b/
 
 export interface HttpServer {
   readonly name: string

@@ -1,10 +1,10 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'vitest'
 import { SECRETS } from '../support/cluster.ts'
+import { freePort } from '../support/free-port.ts'
 import { productionEnv, test } from '../support/programs.ts'
 import { requirePostgres } from '../support/world.ts'
 
@@ -20,18 +20,10 @@ interface Check {
 const byName = (stdout: string) =>
   Object.fromEntries((JSON.parse(stdout).checks as Check[]).map((check) => [check.name, check]))
 
-async function freePort(): Promise<string> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return String(port)
-}
-
 test('beside a gateway that serves, doctor finds nothing to fix, and reaches it by its public URL', async ({
   programs,
 }) => {
-  const port = await freePort()
+  const port = String(await freePort())
   const env = {
     ...productionEnv(await programs.database()),
     ...{ PORT: port, HOST: '127.0.0.1', PUBLIC_WEB_URL: `http://127.0.0.1:${port}` },
@@ -93,14 +85,17 @@ test('a URL of a database that cannot be read is a fault, and so is none', async
 test('in development it needs nothing, and leaves nothing behind', async ({ programs }) => {
   const dir = await mkdtemp(join(tmpdir(), 'lobu-doctor-'))
   const data = join(dir, 'data')
-  const { code, stdout } = await programs.run(['doctor', '--json'], { LOBU_DATA_DIR: data, PORT: await freePort() })
+  const { code, stdout } = await programs.run(['doctor', '--json'], {
+    LOBU_DATA_DIR: data,
+    PORT: String(await freePort()),
+  })
   expect(code).toBe(0)
   expect(byName(stdout)).toMatchObject({ database: { state: 'ok' }, secrets: { state: 'ok' } })
   expect(existsSync(data)).toBe(false)
 
   mkdirSync(data)
   writeFileSync(join(data, 'secrets.json'), '{"jwt": "canary')
-  const damaged = await programs.run(['doctor', '--json'], { LOBU_DATA_DIR: data, PORT: await freePort() })
+  const damaged = await programs.run(['doctor', '--json'], { LOBU_DATA_DIR: data, PORT: String(await freePort()) })
   expect(damaged.code).toBe(1)
   expect(byName(damaged.stdout).settings).toMatchObject({
     state: 'fail',
@@ -111,7 +106,10 @@ test('in development it needs nothing, and leaves nothing behind', async ({ prog
 })
 
 test('weak secrets are only pointed out where nothing is at stake', async ({ programs }) => {
-  const { code, stdout } = await programs.run(['doctor', '--json'], { JWT_SECRET: 'changeme', PORT: await freePort() })
+  const { code, stdout } = await programs.run(['doctor', '--json'], {
+    JWT_SECRET: 'changeme',
+    PORT: String(await freePort()),
+  })
   expect(code).toBe(0)
   expect(byName(stdout).secrets).toMatchObject({ state: 'warn', detail: expect.stringContaining('JWT_SECRET') })
 })

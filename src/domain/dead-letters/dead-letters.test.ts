@@ -1,7 +1,8 @@
 import { expect } from 'vitest'
+import { buryWebhook, giveUp } from '../../../tests/support/dead-letters.ts'
 import { createScene, recordSignals, type Scene } from '../../../tests/support/scene.ts'
 import { requirePostgres, test } from '../../../tests/support/world.ts'
-import { buryCall, claimCalls } from '../../queue/outbox.ts'
+import { claimCalls } from '../../queue/outbox.ts'
 import type { Actor } from '../accounts/actor.ts'
 import { listDeadLetters } from './list.ts'
 import { takeDeadLetter } from './remove.ts'
@@ -11,27 +12,10 @@ requirePostgres('two replays meet in the database')
 
 const OPTIONS = { replica: 'replica-1', leaseMs: 60_000, depthMax: 2, organizationMax: 100, workerIdleMs: 60_000 }
 
-async function giveUp(scene: Scene, over?: { webhookUrl: string }) {
-  const conversation = await scene.open()
-  const run = await scene.start(conversation, over)
-  const error = { code: 'attempts_exhausted', message: 'given up' }
-  await scene.end(run, { status: 'failed', error, deadLetter: true })
-  return { conversation, run }
-}
-
 const replay = (scene: Scene, id: string, actor: Actor = scene.actor) =>
   replayDeadLetter({ sql: scene.sql, signals: scene.signals }, { actor, id }, OPTIONS)
 
-/** A webhook that nobody took. */
-async function buryWebhook(scene: Scene) {
-  const { run } = await giveUp(scene, { webhookUrl: 'https://receiver.example/hook' })
-  const lane = { organizationId: scene.organizationId, targetHost: 'receiver.example', count: 1 }
-  const claim = { kind: 'webhook', lanes: [lane], leaseMs: 60_000 }
-  const [call] = await claimCalls(scene.sql, claim)
-  await buryCall(scene.sql, call!, { error: 'status: 500', attempts: 9 })
-  const { deadLetters } = await listDeadLetters(scene.sql, { actor: scene.actor, limit: 50 })
-  return { run, call: call!, claim, letter: deadLetters.find((one) => one.queue === 'webhook')! }
-}
+const HOOK = 'https://receiver.example/hook'
 
 test('two replays at once of a given-up turn make one new run, which asks the same', async ({ world }) => {
   const scene = await createScene(world)
@@ -72,7 +56,9 @@ test('a turn of a conversation that is over cannot be replayed', async ({ world 
 
 test('a webhook is owed again once, under the id that its receiver knows', async ({ world }) => {
   const scene = await createScene(world)
-  const { call, claim, letter } = await buryWebhook(scene)
+  const { call, claim } = await buryWebhook(scene, { url: HOOK, attempts: 9 })
+  const { deadLetters } = await listDeadLetters(scene.sql, { actor: scene.actor, limit: 50 })
+  const letter = deadLetters.find((one) => one.queue === 'webhook')!
   expect(letter).toMatchObject({ target: 'https://receiver.example/hook', attempts: 9, error: 'status: 500' })
   const outcomes = await Promise.allSettled([replay(scene, letter.id), replay(scene, letter.id)])
 

@@ -36,7 +36,7 @@ export async function createOrganization(
   if (slug !== undefined) requireFreeWord(slug)
   const organization = await inTransaction(deps.sql, async (tx) => {
     if (deps.singleOrganization) await requireFirst(tx)
-    await requireRoom(tx, requester.userId)
+    await requireRoomForOwner(tx, requester.userId)
     const made = await insert(tx, { name, slug })
     await tx`
       insert into members (organization_id, user_id, role) values (${made.id}, ${requester.userId}, 'owner')`
@@ -93,7 +93,7 @@ async function requireFirst(tx: Sql): Promise<void> {
   if (found.length > 0) throw new AppError('forbidden', 'This gateway serves one organization; ask for an invitation')
 }
 
-async function requireRoom(tx: Sql, userId: string): Promise<void> {
+async function requireRoomForOwner(tx: Sql, userId: string): Promise<void> {
   const [row] = await tx<{ owned: number }[]>`
     select count(*)::int as owned from members where user_id = ${userId} and role = 'owner'`
   if (row!.owned < OWNED_MAX) return

@@ -13,6 +13,7 @@ import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
+import { Org } from './organizations.ts'
 
 const AgentId = z
   .string()
@@ -47,7 +48,6 @@ const Agent = z
   })
   .openapi('Agent')
 
-const Org = z.object({ org: z.string().min(1).max(100) })
 const OrgAgent = Org.extend({ agentId: z.string().min(1).max(100) })
 const tags = ['Agents']
 const agentBody = { 'application/json': { schema: z.object({ agent: Agent }) } }

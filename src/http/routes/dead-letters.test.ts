@@ -1,14 +1,16 @@
 import { describe, expect } from 'vitest'
+import { buryWebhook, giveUp } from '../../../tests/support/dead-letters.ts'
 import { createTestApp } from '../../../tests/support/gateway-app.ts'
 import { makeMember } from '../../../tests/support/people.ts'
 import { createScene, type Scene } from '../../../tests/support/scene.ts'
 import { test, type World } from '../../../tests/support/world.ts'
 import { createApiKey } from '../../domain/accounts/api-keys.ts'
 import { type Permission, ROLE_NAMES, ROLES, type Role } from '../../domain/accounts/permissions.ts'
-import { buryCall, claimCalls, promoteDueCalls } from '../../queue/outbox.ts'
+import { claimCalls } from '../../queue/outbox.ts'
 
 const POST = { replica: 'replica-1', leaseMs: 60_000, depthMax: 1, organizationMax: 100, workerIdleMs: 60_000 }
 const HOOK = 'https://receiver.example/hook?token=secret'
+const LOST = { url: HOOK, attempts: 12 }
 
 async function makeKey(scene: Scene, world: World, role: Role, scopes?: Permission[]) {
   const { userId } = await makeMember(scene, world, role)
@@ -30,32 +32,10 @@ async function createStage(world: World) {
   return { scene, keyId, call, send, tokens, entries }
 }
 
-async function giveUp(scene: Scene, over?: { webhookUrl: string }) {
-  const conversation = await scene.open()
-  const run = await scene.start(conversation, over)
-  const error = { code: 'attempts_exhausted', message: 'given up' }
-  await scene.end(run, { status: 'failed', error, deadLetter: true })
-  return { conversation, run }
-}
-
-/** A webhook that nobody took, beside the dead letter of its run. */
-async function buryWebhook(scene: Scene) {
-  const given = await giveUp(scene, { webhookUrl: HOOK })
-  await promoteDueCalls(scene.sql)
-  const claim = {
-    kind: 'webhook',
-    lanes: [{ organizationId: scene.organizationId, targetHost: 'receiver.example', count: 1 }],
-    leaseMs: 60_000,
-  }
-  const [call] = await claimCalls(scene.sql, claim)
-  await buryCall(scene.sql, call!, { error: 'status: 500', attempts: 12 })
-  return { ...given, call: call!, claim }
-}
-
 describe('the list', () => {
   test('goes a page at a time, each letter once, and says what it was and where it went', async ({ world }) => {
     const { scene, call } = await createStage(world)
-    const { conversation, run, call: delivery } = await buryWebhook(scene)
+    const { conversation, run, call: delivery } = await buryWebhook(scene, LOST)
     for (let n = 0; n < 3; n++) await giveUp(scene)
     const seen: { id: string; queue: string; createdAt: number }[] = []
     for (let cursor = ''; ; ) {
@@ -79,7 +59,7 @@ describe('the list', () => {
 
   test('can be asked for one queue and one conversation', async ({ world }) => {
     const { scene, call } = await createStage(world)
-    const { conversation } = await buryWebhook(scene)
+    const { conversation } = await buryWebhook(scene, LOST)
     await giveUp(scene)
     const queues = async (query: string) =>
       ((await call('GET', query)).body.deadLetters as { queue: string }[]).map(({ queue }) => queue).sort()
@@ -167,7 +147,7 @@ describe('a replay', () => {
     world,
   }) => {
     const { scene, call, entries } = await createStage(world)
-    const { call: delivery, claim } = await buryWebhook(scene)
+    const { call: delivery, claim } = await buryWebhook(scene, LOST)
     const { id } = (await call('GET', '?queue=webhook')).body.deadLetters[0]
     expect(await call('POST', `/${id}/replay`)).toMatchObject({
       status: 202,

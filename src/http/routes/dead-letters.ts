@@ -8,6 +8,7 @@ import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { byCursor } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
+import { Org } from './organizations.ts'
 
 const DeadLetter = z
   .object({
@@ -31,7 +32,6 @@ const Replayed = z
   ])
   .openapi('Replayed')
 
-const Org = z.object({ org: z.string().min(1).max(100) })
 const OrgLetter = Org.extend({ id: z.string().min(1).max(64) })
 const tags = ['Dead letters']
 

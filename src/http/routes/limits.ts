@@ -5,6 +5,7 @@ import type { Signals } from '../../domain/signals.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
+import { Org } from './organizations.ts'
 
 const Rate = z.number().int().min(1).max(100_000_000).nullable()
 const Amount = z.number().int().min(0).max(1_000_000_000_000_000).nullable()
@@ -35,7 +36,6 @@ const LimitsView = z
   })
   .openapi('LimitsView')
 
-const params = z.object({ org: z.string().min(1).max(100) })
 const tags = ['Usage and limits']
 const answer = { description: 'Limits', content: { 'application/json': { schema: LimitsView } } }
 
@@ -44,7 +44,7 @@ const get = createRoute({
   path: '/api/{org}/limits',
   tags,
   summary: 'The limits of an organization, and what is used of them this month',
-  request: { params },
+  request: { params: Org },
   security: BEARER,
   responses: { 200: answer, ...errors('unauthenticated', 'forbidden', 'not_found') },
 })
@@ -54,7 +54,7 @@ const put = createRoute({
   path: '/api/{org}/limits',
   tags,
   summary: 'Replace the limits of an organization; in force on every replica at once',
-  request: { params, body: { required: true, content: { 'application/json': { schema: SetLimits } } } },
+  request: { params: Org, body: { required: true, content: { 'application/json': { schema: SetLimits } } } },
   security: BEARER,
   responses: { 200: answer, ...errors('invalid_request', 'unauthenticated', 'forbidden', 'not_found') },
 })

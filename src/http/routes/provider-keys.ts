@@ -5,10 +5,10 @@ import type { Envelope } from '../../lib/envelope.ts'
 import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
+import { Org } from './organizations.ts'
 
 const KEY_CHARS_MAX = 8_192
 
-const Org = z.object({ org: z.string().min(1).max(100) })
 const OrgProvider = Org.extend({ provider: z.string().min(1).max(100).openapi({ example: 'anthropic' }) })
 const AgentProvider = OrgProvider.extend({ agentId: z.string().min(1).max(100) })
 

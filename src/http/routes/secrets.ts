@@ -7,11 +7,11 @@ import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
+import { Org } from './organizations.ts'
 
 /** A private key with its certificates fits. */
 const VALUE_BYTES_MAX = 8_192
 
-const Org = z.object({ org: z.string().min(1).max(100) })
 const OrgAgent = Org.extend({ agentId: z.string().min(1).max(100) })
 const Name = z
   .string()

@@ -6,6 +6,7 @@ import { actorOf, databaseOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { afterLast } from '../paging.ts'
 import { createRouter, errors, type Router } from '../router.ts'
+import { Org } from './organizations.ts'
 
 const DAYS_MAX = 366
 const DAY_MS = 86_400_000
@@ -38,7 +39,6 @@ const UsageReport = z
   })
   .openapi('UsageReport')
 
-const params = z.object({ org: z.string().min(1).max(100) })
 const tags = ['Usage and limits']
 
 const report = createRoute({
@@ -47,7 +47,7 @@ const report = createRoute({
   tags,
   summary: 'What was used, by day, agent, model or user; without a range the running month',
   request: {
-    params,
+    params: Org,
     query: afterLast({ fallback: 400, max: 1000 }).extend({
       ...Range.shape,
       group: z.enum(USAGE_GROUPS).default('day'),
@@ -65,7 +65,7 @@ const csv = createRoute({
   path: '/api/{org}/usage.csv',
   tags,
   summary: 'The same as a table: a row for each day, agent, model and user',
-  request: { params, query: Range },
+  request: { params: Org, query: Range },
   security: BEARER,
   responses: {
     200: { description: 'CSV', content: { 'text/csv': { schema: z.string() } } },

@@ -3,6 +3,7 @@ import { requirePermission } from '../../domain/accounts/actor.ts'
 import { actorOf } from '../actor.ts'
 import { BEARER } from '../openapi.ts'
 import { createRouter, errors, type Router } from '../router.ts'
+import { Org } from './organizations.ts'
 
 const WebhookKey = z
   .object({
@@ -15,7 +16,7 @@ const key = createRoute({
   path: '/api/{org}/webhooks/key',
   tags: ['Webhooks'],
   summary: "The key that signs this organization's webhooks",
-  request: { params: z.object({ org: z.string().min(1).max(100) }) },
+  request: { params: Org },
   security: BEARER,
   responses: {
     200: { description: 'Key', content: { 'application/json': { schema: WebhookKey } } },
