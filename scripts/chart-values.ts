@@ -4,11 +4,10 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { isMap, isScalar, type Pair, parseDocument, type Scalar, type YAMLMap } from 'yaml'
+import { renderTable } from './generated-table.ts'
 
 const SOURCE = new URL('../chart/values.yaml', import.meta.url)
 const TARGET = new URL('../chart/README.md', import.meta.url)
-const BEGIN = '<!-- values: begin (npm run docs) -->'
-const END = '<!-- values: end -->'
 
 interface Value {
   key: string
@@ -17,13 +16,9 @@ interface Value {
 }
 
 /** The document with its table as the source has it now. */
-export function renderValues(): { current: string; rendered: string } {
-  const current = readFileSync(TARGET, 'utf8')
-  const before = current.slice(0, current.indexOf(BEGIN) + BEGIN.length)
-  const after = current.slice(current.indexOf(END))
-  const rows = readValues().map(({ key, fallback, meaning }) => `| \`${key}\` | \`${fallback}\` | ${meaning} |`)
-  const table = ['| key | default | meaning |', '| --- | --- | --- |', ...rows].join('\n')
-  return { current, rendered: `${before}\n${table}\n${after}` }
+export function renderValues() {
+  const rows = readValues().map(({ key, fallback, meaning }) => [`\`${key}\``, `\`${fallback}\``, meaning])
+  return renderTable({ target: TARGET, name: 'values', columns: ['key', 'default', 'meaning'], rows })
 }
 
 /** Each key that has a comment. One without is a group, and goes on below. */

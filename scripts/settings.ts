@@ -3,37 +3,38 @@
  * variable. `npm run docs` rewrites it; `tests/structure/settings.test.ts` fails when it is out of date.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
+import { renderTable } from './generated-table.ts'
 
 const SOURCE = new URL('../src/config/environment.ts', import.meta.url)
 const TARGET = new URL('../docs/operations.md', import.meta.url)
-const BEGIN = '<!-- settings: begin (npm run docs) -->'
-const END = '<!-- settings: end -->'
 
 /** The document with its table as the source has it now. */
-export function renderSettings(): { current: string; rendered: string } {
-  const current = readFileSync(TARGET, 'utf8')
-  const before = current.slice(0, current.indexOf(BEGIN) + BEGIN.length)
-  const after = current.slice(current.indexOf(END))
-  return { current, rendered: `${before}\n${table()}\n${after}` }
+export function renderSettings() {
+  return renderTable({
+    target: TARGET,
+    name: 'settings',
+    columns: ['variable', 'default', 'meaning'],
+    rows: settings(),
+  })
 }
 
-function table(): string {
+function settings(): string[][] {
   const source = readFileSync(SOURCE, 'utf8')
   const schema = source.slice(
     source.indexOf('const Env = z.object({'),
     source.indexOf('\n})\n', source.indexOf('const Env =')),
   )
   const rows = schema.split(/\n(?= {2}(?:\/\*\*|[A-Z]))/).slice(1)
-  const settings: string[] = []
+  const found: string[][] = []
   let comment = ''
   for (const row of rows) {
     if (row.trimStart().startsWith('/**')) comment = row
     const name = /^ {2}([A-Z][A-Z0-9_]+):/m.exec(row)?.[1]
     if (!name) continue
-    settings.push(`| \`${name}\` | ${defaultOf(row)} | ${meaning(comment)} |`)
+    found.push([`\`${name}\``, defaultOf(row), meaning(comment)])
     comment = ''
   }
-  return ['| variable | default | meaning |', '| --- | --- | --- |', ...settings].join('\n')
+  return found
 }
 
 function meaning(comment: string): string {

@@ -21,7 +21,7 @@ export interface DoctorDeps {
 
 /**
  * Looks at everything that a gateway needs to run here, in the order in which it would fall over. Reads what it must and
- * changes nothing: no table, no file, no message to a provider. Each look is bounded in time.
+ * changes nothing: no table, no file that stays, no message to a provider. Each look is bounded in time.
  */
 export async function diagnose(deps: DoctorDeps, inspected: InspectedConfig): Promise<Finding[]> {
   const { config } = inspected

@@ -3,7 +3,7 @@ import type { Redactions } from '../lib/redactions.ts'
 import { createMetricsListener, type MetricsListenerOptions } from './listener.ts'
 import { type Metrics, NO_METRICS } from './metrics.ts'
 import type { SendingTracer, TracingSettings } from './otel.ts'
-import type { ErrorReportSettings, ErrorReports } from './sentry.ts'
+import type { ErrorReportSettings } from './sentry.ts'
 import { NO_TRACER, type Tracer } from './tracer.ts'
 
 export interface TelemetrySettings {
@@ -24,25 +24,23 @@ export interface Telemetry {
   close(withinMs: number): Promise<void>
 }
 
+interface OpenDeps {
+  log: Logger
+  redactions: Pick<Redactions, 'clean'>
+}
+
 /** Loads what the settings ask for, and nothing else. */
 export async function openTelemetry(
-  deps: { log: Logger; redactions: Pick<Redactions, 'clean'> },
+  deps: OpenDeps,
   settings: TelemetrySettings & { version: string },
 ): Promise<Telemetry> {
   const { log } = deps
   const metrics = settings.metrics ? (await import('./prometheus.ts')).createMetrics() : NO_METRICS
   const listener = settings.metrics && createMetricsListener({ metrics, log }, settings.metrics)
-  const sending: SendingTracer | null =
-    settings.tracing &&
-    (await (
-      await import('./otel.ts')
-    ).createSendingTracer(deps, {
-      ...settings.tracing,
-      serviceVersion: settings.version,
-    }))
+  const sending =
+    settings.tracing && (await openTracing(deps, { ...settings.tracing, serviceVersion: settings.version }))
   const { version, errors } = settings
-  const reports: ErrorReports | null =
-    errors && (await import('./sentry.ts')).createErrorReports(deps, { ...errors, version })
+  const reports = errors && (await import('./sentry.ts')).createErrorReports(deps, { ...errors, version })
   return {
     metrics,
     tracer: sending ?? NO_TRACER,
@@ -55,4 +53,9 @@ export async function openTelemetry(
       await Promise.all([listener?.stop(), sending?.close(withinMs), reports?.close(withinMs)])
     },
   }
+}
+
+async function openTracing(deps: OpenDeps, settings: TracingSettings): Promise<SendingTracer> {
+  const { createSendingTracer } = await import('./otel.ts')
+  return createSendingTracer(deps, settings)
 }

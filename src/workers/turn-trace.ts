@@ -1,3 +1,4 @@
+import { traceIdOf } from '../lib/traceparent.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
 import { inSpan, type Span, type Tracer } from '../telemetry/tracer.ts'
 import type { StepRecord } from './protocol.ts'
@@ -106,7 +107,7 @@ export function createTurnTrace(tracer: Tracer, run: ClaimedRun, { replica }: { 
     modelCall(parent) {
       settleCall()
       const attributes = { 'gen_ai.operation.name': 'chat', ...model }
-      const within = parent?.slice(0, 35) === span.traceparent?.slice(0, 35) ? parent : (turn ?? span).traceparent
+      const within = traceIdOf(parent) === traceIdOf(span.traceparent) ? parent : (turn ?? span).traceparent
       const name = `chat ${model['gen_ai.request.model'] ?? ''}`.trimEnd()
       const call = tracer.start(name, { parent: within, kind: 'client', attributes })
       return ({ status, aborted, error }) => {

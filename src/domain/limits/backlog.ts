@@ -33,7 +33,7 @@ const ORGANIZATIONS_MAX = 10_000
 /**
  * Bounds the unfinished messages of an organization, in all its conversations and on all replicas: `QUEUE_DEPTH_MAX` alone
  * would let it fill the table through any number of conversations. The count is never part of accepting a message, whose
- * statement is the hottest there is: it is taken now and then, at most once a second and replica while there is room.
+ * statement is the hottest there is: it is taken now and then, and the more often the less room is left.
  */
 export function createBacklog({ sql }: { sql: Sql }, { max }: { max: number }): Backlog {
   const known = new LRUCache<string, Known>({ max: ORGANIZATIONS_MAX })
@@ -46,6 +46,14 @@ export function createBacklog({ sql }: { sql: Sql }, { max }: { max: number }): 
     one.lookedAt = lookedAt
   }
 
+  function knownOf(organizationId: string): Known {
+    const one = known.get(organizationId)
+    if (one) return one
+    const unknown = { left: 1, share: 0, lookedAt: Number.NEGATIVE_INFINITY, looking: undefined }
+    known.set(organizationId, unknown)
+    return unknown
+  }
+
   const isDue = (one: Known) => {
     const age = performance.now() - one.lookedAt
     return one.left <= 0 ? age > FULL_MS : one.share <= 0 || age > FRESH_MS
@@ -53,15 +61,10 @@ export function createBacklog({ sql }: { sql: Sql }, { max }: { max: number }): 
 
   return {
     async admit(organizationId) {
-      let one = known.get(organizationId)
-      if (!one) {
-        one = { left: 1, share: 0, lookedAt: Number.NEGATIVE_INFINITY, looking: undefined }
-        known.set(organizationId, one)
-      }
+      const one = knownOf(organizationId)
       if (isDue(one)) {
-        const state = one
         one.looking ??= look(organizationId, one).finally(() => {
-          state.looking = undefined
+          one.looking = undefined
         })
         await one.looking
       }
