@@ -2,7 +2,7 @@
 import { openDatabase } from '../src/db/client.ts'
 import { createNotifier } from '../src/db/notify.ts'
 import type { Signals } from '../src/domain/signals.ts'
-import { createSignals, hearSignals } from '../src/doorbells.ts'
+import { createSignals, GAPS_MS, hearSignals } from '../src/doorbells.ts'
 import { createTail } from '../src/sse/tail.ts'
 import type { WorkerPool } from '../src/workers/pool.ts'
 import { NO_USAGE } from '../src/workers/protocol.ts'
@@ -24,7 +24,7 @@ export async function startReplica(
 ): Promise<BenchReplica> {
   const db = await openDatabase({ url, poolMax: 4, dataDir: null, log })
   const { sql } = db
-  const notifier = createNotifier({ sql, log })
+  const notifier = createNotifier({ sql, log }, { gapsMs: GAPS_MS })
   const authenticator = { forget() {} }
   const signals = createSignals({ notifier, parts: () => ({ tail, runner, authenticator }) }, { replica: name })
   const tail = createTail({ sql, log }, { pollMs: () => 5_000 })

@@ -7,6 +7,7 @@ import { openDatabase } from '../src/db/client.ts'
 import { createNotifier } from '../src/db/notify.ts'
 import { acceptMessage } from '../src/domain/messages/accept.ts'
 import type { Signals } from '../src/domain/signals.ts'
+import { GAPS_MS } from '../src/doorbells.ts'
 import { startReplica } from './replica.ts'
 import { createScene, PAYLOAD, type Scene, SILENT } from './scene.ts'
 import {
@@ -61,7 +62,7 @@ async function benchPickUp(): Promise<Row[]> {
     await scene.sql`create table bench_floor (id bigint generated always as identity primary key, payload jsonb not null)`
     let picked = () => {}
     const replica = await startReplica(url, { name: 'b', onTurn: () => picked() })
-    const notifier = createNotifier({ sql: scene.sql, log })
+    const notifier = createNotifier({ sql: scene.sql, log }, { gapsMs: GAPS_MS })
     const accept = createWriter(scene, { ...SILENT, runReady: () => notifier.ring('lobu_runs', '') })
     const graphile = await startGraphile(url, () => picked())
     const elsewhere = async (enqueue: () => Promise<unknown>) => {
@@ -160,7 +161,7 @@ async function cpuPerJob(replicas: number): Promise<number> {
         startReplica(url, { name: `r${n}`, onTurn: () => --left === 0 && finished.resolve() }),
       ),
     )
-    const notifier = createNotifier({ sql: scene.sql, log })
+    const notifier = createNotifier({ sql: scene.sql, log }, { gapsMs: GAPS_MS })
     const accept = createWriter(scene, { ...SILENT, runReady: () => notifier.ring('lobu_runs', '') })
     await pause(200)
     const before = await postgresCpuUs(scene.sql)
@@ -178,7 +179,7 @@ async function cpuPerJob(replicas: number): Promise<number> {
 async function benchWriters(): Promise<Row[]> {
   return withDatabase(async (url) => {
     const scene = await createScene(url, { poolMax: WRITERS })
-    const notifier = createNotifier({ sql: scene.sql, log })
+    const notifier = createNotifier({ sql: scene.sql, log }, { gapsMs: GAPS_MS })
     const listener = await openDatabase({ url, poolMax: 2, dataDir: null, log })
     let heard = 0
     await listener.listen(

@@ -45,7 +45,7 @@ import { createUsageRollUp } from './domain/usage/roll-up.ts'
 import { checkOutsideUrl, checkWebhookUrl } from './domain/webhooks/check-url.ts'
 import { createWebhookDeliverer } from './domain/webhooks/deliver.ts'
 import { webhookSigningKey } from './domain/webhooks/signature.ts'
-import { createSignals, hearSignals } from './doorbells.ts'
+import { createSignals, GAPS_MS, hearSignals } from './doorbells.ts'
 import { reportGauges } from './gauges.ts'
 import { createGatewayApp } from './http/app.ts'
 import { createHttpServer, type HttpServer } from './http/server.ts'
@@ -134,7 +134,7 @@ export function createGateway(
   /** Why the database does not wall organizations off from each other by itself; null when it does. */
   let wallFault: string | null = null
 
-  const notifier = createNotifier({ sql, log })
+  const notifier = createNotifier({ sql, log }, { gapsMs: GAPS_MS })
   const signals = createSignals(
     { notifier, metrics, parts: () => ({ tail, runner, authenticator: access }) },
     { replica },
@@ -205,7 +205,7 @@ export function createGateway(
     },
   )
   const sweeper = createRunSweeper({ sql, log, signals }, { everyMs: SWEEP_MS, attemptsMax: queue.attemptsMax })
-  const retention = createRetention({ sql, log }, config.retention)
+  const retention = createRetention({ sql, log, metrics }, config.retention)
   const webhooks = createWebhookDeliverer(
     { sql, log, metrics, tracer, fetch: createGuardedFetch(config.webhooks), signingSecret: secrets.jwt },
     { pollMs: queue.pollMs },

@@ -12,6 +12,12 @@ const EVENTS = 'lobu_events'
 const RUNS = 'lobu_runs'
 const CONTROL = 'lobu_control'
 
+/**
+ * The time between two rings that wake replicas for runs. Under load one says as much as ten, while each costs all who
+ * commit: 32 writers that ring get half as much done without a gap (`npm run bench -- wakes`).
+ */
+export const GAPS_MS = { [RUNS]: 5 }
+
 export interface LocalParts {
   tail: Tail
   runner: Pick<Runner, 'ring' | 'stopRun' | 'forget'>

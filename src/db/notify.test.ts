@@ -5,7 +5,7 @@ import type { Sql } from './client.ts'
 import { createNotifier, PAYLOAD_BYTES_MAX } from './notify.ts'
 
 /** A tag that keeps each statement's parameters and answers when it is told to. */
-function recorder() {
+function recorder(options?: Parameters<typeof createNotifier>[1]) {
   const statements: { channels: string[]; payloads: string[]; answer: PromiseWithResolvers<void> }[] = []
   const tag = (_text: TemplateStringsArray, channels: string[], payloads: string[]) => {
     const answer = Promise.withResolvers<void>()
@@ -13,7 +13,7 @@ function recorder() {
     return answer.promise
   }
   const log = createLogger({ level: 'silent', pretty: false })
-  return { statements, notifier: createNotifier({ sql: tag as unknown as Sql, log }) }
+  return { statements, notifier: createNotifier({ sql: tag as unknown as Sql, log }, options) }
 }
 
 describe('a notifier', () => {
@@ -68,6 +68,35 @@ describe('a notifier', () => {
     statements[0]!.answer.resolve()
     await vi.waitUntil(() => statements.length === 2)
     expect(statements[1]!.payloads).toHaveLength(1_000)
+  })
+
+  plainTest('leaves a channel alone between two statements, and that channel only', async () => {
+    vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] })
+    try {
+      const { notifier, statements } = recorder({ gapsMs: { slow: 5 } })
+      notifier.ring('slow', 'first')
+      await vi.advanceTimersByTimeAsync(0)
+      expect(statements).toHaveLength(1)
+      statements[0]!.answer.resolve()
+
+      await vi.advanceTimersByTimeAsync(1)
+      notifier.ring('slow', 'x')
+      notifier.ring('slow', 'x')
+      notifier.ring('quick', 'y')
+      await vi.advanceTimersByTimeAsync(3)
+      expect(statements.slice(1)).toMatchObject([{ channels: ['quick'] }])
+
+      await vi.advanceTimersByTimeAsync(1)
+      expect(statements.slice(2)).toMatchObject([{ channels: ['slow'], payloads: ['x'] }])
+      statements[2]!.answer.resolve()
+
+      await vi.advanceTimersByTimeAsync(5)
+      notifier.ring('slow', 'z')
+      await vi.advanceTimersByTimeAsync(0)
+      expect(statements.slice(3), 'after a pause the first ring goes out at once').toMatchObject([{ payloads: ['z'] }])
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   plainTest('goes on after a statement that failed, whose rings are counted as dropped', async () => {

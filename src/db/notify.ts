@@ -2,13 +2,14 @@ import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Service } from '../lib/service.ts'
 import { settlesWithin } from '../lib/settles-within.ts'
+import { sleep } from '../lib/sleep.ts'
 import type { Sql } from './client.ts'
 
 /** Postgres refuses 8,000 bytes; a little is left for what a later server may count differently. */
 export const PAYLOAD_BYTES_MAX = 7_900
 /** Postgres refuses a longer channel. */
 const CHANNEL_BYTES_MAX = 63
-/** Rings that may wait while one statement is in flight. Past it they are dropped: a ring is a hint, the table is the truth. */
+/** Rings that may wait for the statement before them, in each lane. Past it they are dropped: a ring is a hint, the table is the truth. */
 const WAITING_MAX = 1_000
 /** How long `stop` waits for what was rung before. */
 const STOP_FLUSH_MS = 1_000
@@ -54,23 +55,52 @@ function createCollector() {
 }
 
 /**
- * The one place that says NOTIFY, because each takes a lock over the whole database at its commit.
- *
- * The first ring goes out at once. What rings while a statement is in flight collects, equal rings merged, and goes out
- * with the next one: the busier, the bigger the batches.
+ * One batch in flight at a time. What is rung meanwhile joins the next, which leaves `gapMs` after the one before at the
+ * earliest.
  */
-export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifier {
+function createLane({ send }: { send(batch: Batch): Promise<void> }, { gapMs }: { gapMs: number }) {
   const collector = createCollector()
-  let droppedCount = 0
   let flight: Promise<void> | undefined
-  let stopped = false
+  let leftAt = Number.NEGATIVE_INFINITY
 
   async function fly() {
     // One turn later, so that what is rung together leaves together.
     await Promise.resolve()
-    while (!collector.isEmpty()) await send(collector.take())
+    while (!collector.isEmpty()) {
+      const early = leftAt + gapMs - performance.now()
+      if (early > 0) await sleep(early)
+      leftAt = performance.now()
+      await send(collector.take())
+    }
     flight = undefined
   }
+
+  return {
+    /** False when it is full. */
+    ring(channel: string, payload: string): boolean {
+      const isTaken = collector.add(channel, payload)
+      flight ??= fly()
+      return isTaken
+    },
+    landed: () => flight,
+  }
+}
+
+/**
+ * The one place that says NOTIFY, because each takes a lock over the whole database at its commit.
+ *
+ * The first ring goes out at once. What rings while a statement is in flight collects, equal rings merged, and goes out
+ * with the next one: the busier, the bigger the batches. The channels of `gapsMs` are left alone for so many milliseconds
+ * between two statements, for rings that say the same all the time: there the lock costs writers more than they gain.
+ */
+export function createNotifier(
+  { sql, log }: { sql: Sql; log: Logger },
+  { gapsMs = {} }: { gapsMs?: Record<string, number> } = {},
+): Notifier {
+  const shared = createLane({ send }, { gapMs: 0 })
+  const lanes = new Map(Object.entries(gapsMs).map(([channel, gapMs]) => [channel, createLane({ send }, { gapMs })]))
+  let droppedCount = 0
+  let stopped = false
 
   async function send({ channels, payloads }: Batch) {
     try {
@@ -88,8 +118,7 @@ export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifie
       if (Buffer.byteLength(payload) > PAYLOAD_BYTES_MAX) throw new Error(`payload for ${channel} is over 7,900 bytes`)
       if (Buffer.byteLength(channel) > CHANNEL_BYTES_MAX) throw new Error(`channel ${channel} is over 63 bytes`)
       if (stopped) return
-      if (!collector.add(channel, payload)) droppedCount += 1
-      flight ??= fly()
+      if (!(lanes.get(channel) ?? shared).ring(channel, payload)) droppedCount += 1
     },
 
     dropped: () => droppedCount,
@@ -98,7 +127,7 @@ export function createNotifier({ sql, log }: { sql: Sql; log: Logger }): Notifie
 
     async stop() {
       stopped = true
-      if (flight) await settlesWithin(flight, STOP_FLUSH_MS)
+      await settlesWithin(Promise.all([shared, ...lanes.values()].map((lane) => lane.landed())), STOP_FLUSH_MS)
     },
   }
 }
