@@ -51,8 +51,8 @@ export interface FencedRun extends RunKey {
  *
  * The organizations are found by skipping through `runs_ready_idx` (one index descent each), the runs of each are the
  * first by its order; nothing is filtered behind the ordered prefix, so the cost is the same with a million waiting.
- * `organizationMax` counts running runs as this statement sees them: replicas that claim at the same instant can pass
- * it by at most one claim each. All three ways to a running run keep to it, `acceptMessage` too. Organizations with a cap
+ * `organizationMax` counts running runs as this statement sees them: claims at the same instant can pass it, each by no
+ * more than what it takes. All three ways to a running run keep to it, `acceptMessage` too. Organizations with a cap
  * of their own are left to `claimCappedRuns`.
  */
 export function claimReadyRuns(

@@ -44,12 +44,15 @@ interface Row {
 
 /** Reads the context of a claimed run; null when its conversation is gone. */
 export async function loadTurn(sql: Sql, run: ClaimedRun): Promise<TurnContext | null> {
-  const [row] = await sql<Row[]>`
-    select a.id as "agentId", a.model as "agentModel", a.instructions, c.settings, c.end_seq as "endSeq"
-    from conversations c join agents a on a.organization_id = c.organization_id and a.id = c.agent_id
-    where c.organization_id = ${run.organizationId} and c.id = ${run.conversationId}`
+  const [[row], history] = await Promise.all([
+    sql<Row[]>`
+      select a.id as "agentId", a.model as "agentModel", a.instructions, c.settings, c.end_seq as "endSeq"
+      from conversations c join agents a on a.organization_id = c.organization_id and a.id = c.agent_id
+      where c.organization_id = ${run.organizationId} and c.id = ${run.conversationId}`,
+    loadHistory(sql, run),
+  ])
   if (!row) return null
-  const messages = await attachFiles(sql, { ...run, messages: await loadHistory(sql, run) })
+  const messages = await attachFiles(sql, { ...run, messages: history })
   const { agentId, instructions } = row
   const base = { agentId, model: row.settings.model ?? row.agentModel, instructions, messages }
   if (run.attempt <= 1 && run.fence <= 1) {
