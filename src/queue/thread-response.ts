@@ -168,33 +168,43 @@ export async function removeOrphanedReplies(sql: Sql, { rowsMax }: { rowsMax: nu
   return rows.length
 }
 
-/**
- * Appends everything that waits for one conversation, and then `extra`, to its log. The caller's transaction holds the
- * conversation's row and gives the last number it read there; it also writes the new one back.
- */
-export async function publishConversation(
+/** Replies taken off the queue. */
+export interface TakenReplies {
+  count: number
+  lines: string[]
+}
+
+export const NO_REPLIES: TakenReplies = { count: 0, lines: [] }
+
+/** Takes off the queue all that waits for one conversation, whose row the caller's transaction holds. */
+export async function takeReplies(
   tx: Sql,
-  args: { organizationId: string; conversationId: string; lastSeq: number; extra: string[] },
-): Promise<PublishedEvents | null> {
+  { organizationId, conversationId }: { organizationId: string; conversationId: string },
+): Promise<TakenReplies> {
   const waiting = await tx<{ id: number; eventCount: number; events: string }[]>`
-    delete from thread_response
-    where organization_id = ${args.organizationId} and conversation_id = ${args.conversationId}
+    delete from thread_response where organization_id = ${organizationId} and conversation_id = ${conversationId}
     returning id, event_count as "eventCount", events`
   waiting.sort((a, b) => a.id - b.id)
-  const events = [...waiting.map((row) => row.events), ...args.extra].join('\n')
-  const count = waiting.reduce((sum, row) => sum + row.eventCount, 0) + args.extra.length
+  return { count: waiting.reduce((sum, row) => sum + row.eventCount, 0), lines: waiting.map((row) => row.events) }
+}
+
+/** Numbers replies, and then `extra`, behind `lastSeq`; null when there is nothing. `appendEvents` writes them down. */
+export function numberEvents(
+  taken: TakenReplies,
+  args: { organizationId: string; conversationId: string; lastSeq: number; extra: string[] },
+): PublishedEvents | null {
+  const { organizationId, conversationId, lastSeq, extra } = args
+  const count = taken.count + extra.length
   if (count === 0) return null
-  const appended = {
-    organizationId: args.organizationId,
-    conversationId: args.conversationId,
-    firstSeq: args.lastSeq + 1,
-    lastSeq: args.lastSeq + count,
-    events,
-  }
+  const events = [...taken.lines, ...extra].join('\n')
+  return { organizationId, conversationId, firstSeq: lastSeq + 1, lastSeq: lastSeq + count, events }
+}
+
+/** Appends to the log of a conversation whose row the caller's transaction holds, and writes the new last number back to. */
+export async function appendEvents(tx: Sql, given: PublishedEvents): Promise<void> {
   await tx`
     insert into event_log (organization_id, conversation_id, first_seq, last_seq, events)
-    values (${appended.organizationId}, ${appended.conversationId}, ${appended.firstSeq}, ${appended.lastSeq}, ${events})`
-  return appended
+    values (${given.organizationId}, ${given.conversationId}, ${given.firstSeq}, ${given.lastSeq}, ${given.events})`
 }
 
 /** Removes what waits for conversations that the caller's transaction removes. */

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { expect } from 'vitest'
 import { inTransaction } from '../../src/db/transaction.ts'
-import { publishConversation } from '../../src/queue/thread-response.ts'
+import { appendEvents, NO_REPLIES, numberEvents } from '../../src/queue/thread-response.ts'
 import { encodeEventLine } from '../../src/sse/frames.ts'
 import { encodeHints } from '../../src/sse/hints.ts'
 import { findFaults } from '../support/checker.ts'
@@ -178,9 +178,10 @@ async function broadcast({ database }: Cluster, { id: conversationId }: Conversa
       select organization_id as "organizationId", last_seq as "lastSeq" from conversations
       where id = ${conversationId} for no key update`
     const extra = [encodeEventLine('output', { type: 'delta', content, timestamp: Date.now(), messageId: 'none' })]
-    const published = await publishConversation(tx, { ...conversation!, conversationId, extra })
-    await tx`update conversations set last_seq = ${published!.lastSeq} where id = ${conversationId}`
-    return published!
+    const published = numberEvents(NO_REPLIES, { ...conversation!, conversationId, extra })!
+    await appendEvents(tx, published)
+    await tx`update conversations set last_seq = ${published.lastSeq} where id = ${conversationId}`
+    return published
   })
   for (const payload of encodeHints([row])) await database.sql`select pg_notify('lobu_events', ${payload})`
 }

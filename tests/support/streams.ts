@@ -10,7 +10,7 @@ import { eventRoutes } from '../../src/http/routes/events.ts'
 import type { AppError } from '../../src/lib/errors.ts'
 import { newId } from '../../src/lib/ids.ts'
 import { createReplica } from '../../src/queue/replica.ts'
-import { type PublishedEvents, publishConversation } from '../../src/queue/thread-response.ts'
+import { appendEvents, NO_REPLIES, numberEvents, type PublishedEvents } from '../../src/queue/thread-response.ts'
 import { encodeEventLine } from '../../src/sse/frames.ts'
 import { createSseManager, type SseManager, type SseManagerOptions } from '../../src/sse/manager.ts'
 import { createPresence } from '../../src/sse/presence.ts'
@@ -93,11 +93,12 @@ async function publish(sql: Sql, key: ConversationKey, events: [string, Record<s
       select last_seq as "lastSeq" from conversations
       where organization_id = ${key.organizationId} and id = ${key.conversationId} for no key update`
     const extra = events.map(([name, data]) => encodeEventLine(name, data))
-    const row = await publishConversation(tx, { ...key, lastSeq: conversation!.lastSeq, extra })
+    const row = numberEvents(NO_REPLIES, { ...key, lastSeq: conversation!.lastSeq, extra })!
+    await appendEvents(tx, row)
     await tx`
-      update conversations set last_seq = ${row!.lastSeq}
+      update conversations set last_seq = ${row.lastSeq}
       where organization_id = ${key.organizationId} and id = ${key.conversationId}`
-    return row!
+    return row
   })
 }
 

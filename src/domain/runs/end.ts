@@ -3,7 +3,7 @@ import type { RunUsage } from '../../db/tables.ts'
 import { inTransaction } from '../../db/transaction.ts'
 import { newMessageId } from '../../lib/ids.ts'
 import { storable } from '../../lib/text.ts'
-import { type PublishedEvents, publishConversation } from '../../queue/thread-response.ts'
+import { appendEvents, numberEvents, type PublishedEvents, takeReplies } from '../../queue/thread-response.ts'
 import { encodeEventLine } from '../../sse/frames.ts'
 import type { Signals } from '../signals.ts'
 import { findResumePoint } from './streamed-text.ts'
@@ -64,37 +64,41 @@ export async function endRun(deps: { sql: Sql; signals: Signals }, end: EndOfRun
  * The one way a run ends: in one transaction it takes the rest of its replies off the queue, writes the terminal events
  * behind them, discharges the run and lets the next one go. The conversation is locked first, so that its numbers
  * follow commits (I2) and no reply can slip in behind the end.
+ *
+ * Statements that need no answer of one another are sent together: the database works them off in this order, and every
+ * round trip is time for which the conversation is locked.
  */
 export async function endRunIn(tx: Sql, given: EndOfRun): Promise<EndResult> {
-  const [conversation] = await tx<{ lastSeq: number; endSeq: number }[]>`
-    select last_seq as "lastSeq", end_seq as "endSeq" from conversations
-    where organization_id = ${given.organizationId} and id = ${given.conversationId} for no key update`
-  if (!conversation) return NOTHING
-  const ended = await discharge(tx, given)
+  const [conversation, ended] = await Promise.all([lockConversation(tx, given), discharge(tx, given)])
   const run = ended[0]
-  if (!run) return NOTHING
+  if (!conversation || !run) return NOTHING
 
   const usage = given.usage ?? (await readSavedUsage(tx, { ...given, turn: run.turn }))
   const end = { ...given, usage, error: storable(given.error) }
   const text =
     end.text ?? (await readStreamedText(tx, { ...end, afterSeq: conversation.endSeq, messageId: run.messageId }))
   if (end.status !== 'completed') await keepPartialAnswer(tx, end, { turn: run.turn, text })
-  const published = await publishConversation(tx, {
+  const published = numberEvents(await takeReplies(tx, end), {
     ...end,
     lastSeq: conversation.lastSeq,
     extra: [...(end.lastEvents ?? []), ...terminalEvents(end, ended, text)],
   })
   const lastSeq = published?.lastSeq ?? conversation.lastSeq
-  const nextReady = await settle(tx, end, {
-    ended,
-    text,
-    startSeq: conversation.endSeq,
-    lastSeq,
-    wasActive: run.wasActive,
-  })
-  await oweWebhooks(tx, end, ended, text)
-  if (end.deadLetter) await keepDeadLetter(tx, end, run)
+  const args = { ended, text, startSeq: conversation.endSeq, lastSeq, wasActive: run.wasActive }
+  const [nextReady] = await Promise.all([
+    settle(tx, end, args),
+    published && appendEvents(tx, published),
+    oweWebhooks(tx, end, ended, text),
+    end.deadLetter && keepDeadLetter(tx, end, run),
+  ])
   return { ended, published: published ? [published] : [], nextReady }
+}
+
+async function lockConversation(tx: Sql, { organizationId, conversationId }: EndOfRun) {
+  const [conversation] = await tx<{ lastSeq: number; endSeq: number }[]>`
+    select last_seq as "lastSeq", end_seq as "endSeq" from conversations
+    where organization_id = ${organizationId} and id = ${conversationId} for no key update`
+  return conversation
 }
 
 type KnownEnd = EndOfRun & { usage: RunUsage }
@@ -108,24 +112,28 @@ type Discharged = EndedRun & {
 
 /** Makes the run, and those it took in, terminal. Nothing comes back when somebody else ended it or holds it now, or replies are lost. */
 async function discharge(tx: Sql, end: EndOfRun): Promise<Discharged[]> {
-  const own = await tx<Discharged[]>`
-    update runs r set state = ${end.status}, ended_at = now(), replica = null, lease_until = null, due_at = null,
-      preferred_replica = null
-    from (select id, state from runs where organization_id = ${end.organizationId} and id = ${end.id} for update) before
-    where r.organization_id = ${end.organizationId} and r.id = before.id
-      and r.state in ('queued', 'ready', 'delayed', 'running')
-      and (${end.fence}::bigint is null or (r.fence = ${end.fence} and r.state = 'running'))
-      and (${end.batch ?? null}::int is null or r.reply_batch = ${end.batch ?? null})
-    returning r.id, r.message_id as "messageId", r.turn, r.attempt, before.state <> 'queued' as "wasActive",
-      r.webhook_url as "webhookUrl", r.traceparent`
-  if (own.length === 0) return []
-  const absorbed = await tx<Discharged[]>`
-    update runs set state = ${end.status}, ended_at = now()
-    where organization_id = ${end.organizationId} and conversation_id = ${end.conversationId}
-      and absorbed_by = ${end.id} and state = 'absorbed'
-    returning id, message_id as "messageId", turn, attempt, false as "wasActive", webhook_url as "webhookUrl",
-      traceparent`
-  return [...own, ...absorbed]
+  const [own, absorbed] = await Promise.all([
+    tx<Discharged[]>`
+      update runs r set state = ${end.status}, ended_at = now(), replica = null, lease_until = null, due_at = null,
+        preferred_replica = null
+      from (select id, state from runs where organization_id = ${end.organizationId} and id = ${end.id} for update) before
+      where r.organization_id = ${end.organizationId} and r.id = before.id
+        and r.state in ('queued', 'ready', 'delayed', 'running')
+        and (${end.fence}::bigint is null or (r.fence = ${end.fence} and r.state = 'running'))
+        and (${end.batch ?? null}::int is null or r.reply_batch = ${end.batch ?? null})
+      returning r.id, r.message_id as "messageId", r.turn, r.attempt, before.state <> 'queued' as "wasActive",
+        r.webhook_url as "webhookUrl", r.traceparent`,
+    // Those of a run that goes on stay with it; it is terminal here when the statement before has ended it.
+    tx<Discharged[]>`
+      update runs set state = ${end.status}, ended_at = now()
+      where organization_id = ${end.organizationId} and conversation_id = ${end.conversationId}
+        and absorbed_by = ${end.id} and state = 'absorbed'
+        and exists (select 1 from runs own where own.organization_id = ${end.organizationId} and own.id = ${end.id}
+          and own.state in ('completed', 'failed', 'cancelled'))
+      returning id, message_id as "messageId", turn, attempt, false as "wasActive", webhook_url as "webhookUrl",
+        traceparent`,
+  ])
+  return own.length === 0 ? [] : [...own, ...absorbed]
 }
 
 /** One `complete` for every message that this run answered; a failure says why before it. */
@@ -154,22 +162,25 @@ async function settle(
   end: KnownEnd,
   args: { ended: EndedRun[]; text: string; startSeq: number; lastSeq: number; wasActive: boolean },
 ): Promise<boolean> {
-  // A run that never had its turn ends in the middle of another's events: those stay the unfinished turn.
-  await tx`
-    update conversations set last_seq = ${args.lastSeq}, open_runs = open_runs - ${args.ended.length},
-      end_seq = case when ${args.wasActive} then ${args.lastSeq} else end_seq end, last_activity_at = now()
-    where organization_id = ${end.organizationId} and id = ${end.conversationId}`
-  await tx`
-    update runs set result_text = ${storable(args.text)}, usage = ${tx.json(end.usage as never)},
-      model = ${end.model ?? null}, error_code = ${end.error?.code ?? null}, error_message = ${end.error?.message ?? null},
-      start_seq = ${args.startSeq}, end_seq = ${args.lastSeq}
-    where organization_id = ${end.organizationId} and id = any(${args.ended.map((run) => run.id)}::uuid[])`
-  if (!args.wasActive) return false
-  const next = await tx`
-    update runs set state = 'ready', ready_at = now() where organization_id = ${end.organizationId} and id = (
-      select id from runs where organization_id = ${end.organizationId} and conversation_id = ${end.conversationId}
-        and state = 'queued' order by turn limit 1)
-    returning 1`
+  const [, , next] = await Promise.all([
+    // A run that never had its turn ends in the middle of another's events: those stay the unfinished turn.
+    tx`
+      update conversations set last_seq = ${args.lastSeq}, open_runs = open_runs - ${args.ended.length},
+        end_seq = case when ${args.wasActive} then ${args.lastSeq} else end_seq end, last_activity_at = now()
+      where organization_id = ${end.organizationId} and id = ${end.conversationId}`,
+    tx`
+      update runs set result_text = ${storable(args.text)}, usage = ${tx.json(end.usage as never)},
+        model = ${end.model ?? null}, error_code = ${end.error?.code ?? null}, error_message = ${end.error?.message ?? null},
+        start_seq = ${args.startSeq}, end_seq = ${args.lastSeq}
+      where organization_id = ${end.organizationId} and id = any(${args.ended.map((run) => run.id)}::uuid[])`,
+    args.wasActive
+      ? tx`
+          update runs set state = 'ready', ready_at = now() where organization_id = ${end.organizationId} and id = (
+            select id from runs where organization_id = ${end.organizationId} and conversation_id = ${end.conversationId}
+              and state = 'queued' order by turn limit 1)
+          returning 1`
+      : [],
+  ])
   return next.length > 0
 }
 

@@ -91,12 +91,12 @@ export async function createConnection({ sql: pool }: Database, mutation: Mutati
   /** The client of an open transaction. Its first statement goes with the BEGIN. */
   function within(tx: Sql): Sql {
     let first = true
-    const send: Send = async (query, { strings }) => {
+    const send = inLine(async (query, { strings }) => {
       const text = strings.join('?')
       if (!first && !reads(text)) await stop(text)
       first = false
       return query()
-    }
+    })
     return client(tx, { send, begin: refuseToNest })
   }
 
@@ -170,6 +170,21 @@ type Send = (
 ) => Promise<unknown>
 type Then = (done?: (value: unknown) => unknown, failed?: (error: unknown) => unknown) => Promise<unknown>
 type Tag = (...args: unknown[]) => { then: Then }
+
+/**
+ * Statements of one transaction that are sent together are worked off one after the other, as the server does; once one has
+ * failed, the others of it fail too.
+ */
+function inLine(send: Send): Send {
+  let line: Promise<unknown> = Promise.resolve()
+  return (query, written) => {
+    const sent = line.then(() => send(query, written))
+    line = sent
+    // Whoever sent it is told; this only keeps the line.
+    line.catch(() => {})
+    return sent
+  }
+}
 
 function tagOf(sql: Sql): Tag {
   return sql as unknown as Tag
