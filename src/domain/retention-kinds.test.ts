@@ -18,7 +18,7 @@ const KEEP = {
 /** More than two replicas remove in one batch each. */
 const MANY = 1_200
 
-/** Two replicas that remove what is old; `faults` are the lines in which a pass said that it had failed. */
+/** Two replicas that remove what is old; `faults` are the warnings that they gave. */
 async function startReplicas(world: World): Promise<{ faults: string[] }> {
   const faults: string[] = []
   const log = pino({ level: 'warn' }, { write: (line: string) => void faults.push(line) })
@@ -234,7 +234,11 @@ describe('a webhook that is owed for too long', () => {
       target: 'https://receiver.example/hook',
       payload: { n: expect.any(Number) },
     })
-    expect(faults).toEqual([])
+    const said = faults.map((line) => JSON.parse(line))
+    expect(new Set(said.map(({ msg }) => msg))).toEqual(
+      new Set(['webhook calls were owed for too long, and are dead letters now']),
+    )
+    expect(said.reduce((sum, { count }) => sum + count, 0)).toBe(MANY)
   })
 })
 
@@ -289,12 +293,46 @@ describe('conversations in which nothing was said for long', () => {
     )
     const pass = () =>
       removeIdleConversations(scene.sql, {
-        ...{ keepMs: 100 * DAY_MS, after: { organizationId, id: '' }, conversationsMax: 5, filesMax: 20 },
+        ...{ keepMs: 100 * DAY_MS, after: { organizationId, id: '' }, conversationsMax: 5, filesMax: 20, rowsMax: 500 },
       })
     expect((await pass()).removed).toBe(1)
     expect(await idsOf(scene)).toEqual([held])
     await open.release()
     expect((await pass()).removed).toBe(1)
+    expect(await idsOf(scene)).toEqual([])
+  })
+
+  test('go over several batches when they are large, and nobody writes to them meanwhile', async ({ world }) => {
+    const scene = await createScene(world)
+    const { sql, organizationId } = scene
+    const id = await scene.open()
+    for (let turn = 0; turn < 8; turn++) {
+      const run = await scene.start(id)
+      await scene.say(run, 'words')
+      await scene.end(run)
+    }
+    await age(scene, [id])
+    const left = async () => {
+      const counts = ['messages', 'runs', 'event_log', 'thread_response'].map(async (table) => {
+        const [row] = await sql<{ n: number }[]>`
+          select count(*)::int as n from ${sql(table)} where organization_id = ${organizationId} and conversation_id = ${id}`
+        return row!.n
+      })
+      return (await Promise.all(counts)).reduce((sum, n) => sum + n)
+    }
+    let rows = await left()
+    expect(rows).toBeGreaterThan(20)
+    for (let more = true; more; ) {
+      const pass = await removeIdleConversations(sql, {
+        ...{ keepMs: 100 * DAY_MS, after: { organizationId, id: '' }, conversationsMax: 5, filesMax: 20, rowsMax: 6 },
+      })
+      const now = await left()
+      expect(rows - now, 'a batch keeps to its bound').toBeLessThanOrEqual(6)
+      rows = now
+      more = pass.more
+      if (more) await expect(scene.post(id)).rejects.toMatchObject({ code: 'not_found' })
+    }
+    expect(rows).toBe(0)
     expect(await idsOf(scene)).toEqual([])
   })
 

@@ -5,6 +5,7 @@ import { createLoop, type Loop } from '../lib/loop.ts'
 import { buryOldCalls } from '../queue/outbox.ts'
 import { removeOrphanedReplies } from '../queue/thread-response.ts'
 import { pruneLog } from '../sse/event-log.ts'
+import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { pruneAudit } from './audit/prune.ts'
 import { removeIdleConversations } from './conversations/remove-idle.ts'
 import { removeOldDeadLetters } from './dead-letters/remove.ts'
@@ -55,10 +56,10 @@ const LOG_EVERY_MS = 15_000
  * messages, which are the record of idempotency too, go with their conversation and never before it.
  */
 export function createRetention(
-  { sql, log }: { sql: Sql; log: Logger },
+  { sql, log, metrics = NO_METRICS }: { sql: Sql; log: Logger; metrics?: Metrics },
   { everyMs, ...times }: RetentionTimes & { everyMs?: number },
 ): Loop[] {
-  return kindsOf(times).map((kind) =>
+  return kindsOf({ log, metrics }, times).map((kind) =>
     createLoop(
       { log },
       {
@@ -76,7 +77,7 @@ async function removeBatch(tx: Sql, kind: Kind, signal: AbortSignal): Promise<bo
   return kind.remove(tx, signal)
 }
 
-function kindsOf(times: RetentionTimes): Kind[] {
+function kindsOf({ log, metrics }: { log: Logger; metrics: Metrics }, times: RetentionTimes): Kind[] {
   const rows = (name: string, remove: (tx: Sql, bound: { rowsMax: number }) => Promise<number>): Kind => ({
     name,
     remove: async (tx) => (await remove(tx, { rowsMax: ROWS_MAX })) >= ROWS_MAX,
@@ -91,7 +92,12 @@ function kindsOf(times: RetentionTimes): Kind[] {
     ...idle,
     { name: 'files', remove: async (tx) => (await removeStagedFiles(tx, { filesMax: FILES_MAX })) === FILES_MAX },
     rows('replies', removeOrphanedReplies),
-    rows('webhooks', (tx, bound) => buryOldCalls(tx, { keepMs: times.webhooksKeepMs, ...bound })),
+    rows('webhooks', async (tx, bound) => {
+      const buried = await buryOldCalls(tx, { keepMs: times.webhooksKeepMs, ...bound })
+      if (buried > 0) log.warn({ count: buried }, 'webhook calls were owed for too long, and are dead letters now')
+      metrics.count('lobu_dead_letters_total', { kind: 'webhook' }, buried)
+      return buried
+    }),
     rows('dead letters', (tx, bound) => removeOldDeadLetters(tx, { keepMs: times.deadLettersKeepMs, ...bound })),
     rows('audit', (tx, bound) => pruneAudit(tx, { keepDays: times.auditKeepDays, ...bound })),
     rows('usage', (tx, bound) => removeOldUsage(tx, { keepDays: times.usageKeepDays, ...bound })),
@@ -110,7 +116,7 @@ function idleConversations(keepMs: number): Kind {
     name: 'conversations',
     async remove(tx) {
       const pass = await removeIdleConversations(tx, {
-        ...{ keepMs, after, conversationsMax: CONVERSATIONS_MAX, filesMax: FILES_MAX },
+        ...{ keepMs, after, conversationsMax: CONVERSATIONS_MAX, filesMax: FILES_MAX, rowsMax: ROWS_MAX },
       })
       after = pass.next ?? { organizationId: '', id: '' }
       return pass.more

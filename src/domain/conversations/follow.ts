@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { Sql } from '../../db/client.ts'
 import type { RunState } from '../../db/tables.ts'
 import { inTransaction } from '../../db/transaction.ts'
+import { backoffMs } from '../../lib/backoff.ts'
 import { AppError } from '../../lib/errors.ts'
 import { sleep } from '../../lib/sleep.ts'
 import { formatNotice } from '../../sse/frames.ts'
@@ -20,8 +21,8 @@ const UNSEEN_MS = 30_000
  * While another stream is open that is to be sent such an end, a fresh one waits for so long to hear that it was. The
  * note of that is on its way for a moment; a replica that died, or a reader that does not read, never sends one.
  */
-const SEEN_MS_MAX = 2_000
-const SEEN_POLL_MS = 100
+const SEEN_MS_MAX = 5_000
+const SEEN_POLL = { baseMs: 50, maxMs: 500 }
 /** Messages in a `reset` snapshot. */
 const SNAPSHOT_MESSAGES = 100
 
@@ -55,11 +56,11 @@ export interface FollowConversation {
 export async function followConversation(sql: Sql, args: FollowConversation): Promise<Following> {
   const position = parsePosition(args.lastEventId)
   const waitsUntil = performance.now() + SEEN_MS_MAX
-  for (;;) {
+  for (let tries = 1; ; tries++) {
     const isPatient = performance.now() < waitsUntil
     const following = await inTransaction(sql, (tx) => beginStream(tx, args, { position, isPatient }))
     if (following) return following
-    await sleep(SEEN_POLL_MS)
+    await sleep(backoffMs(tries, SEEN_POLL))
   }
 }
 

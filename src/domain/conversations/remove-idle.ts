@@ -1,6 +1,5 @@
 import type { Sql } from '../../db/client.ts'
-import { removeReplies } from '../../queue/thread-response.ts'
-import { removeConversationLogs } from '../../sse/event-log.ts'
+import { removeRows } from '../../db/remove-rows.ts'
 import { removePresence } from '../../sse/presence.ts'
 
 /** Conversations looked at in one batch: index entries and the head of each row. */
@@ -11,18 +10,28 @@ interface Key {
   id: string
 }
 
+/** What a batch may still remove. */
+interface Room {
+  files: number
+  rows: number
+}
+
+/** `left`: it is not idle any more, or somebody holds it; `unfinished`: the batch is full. */
+type Outcome = 'gone' | 'left' | 'unfinished'
+
 /**
  * Removes conversations in which nothing was said for `keepMs`, ended or not, with their transcript, runs, files and events.
  * Looks at the next ones behind `after`; `next` is where to go on, null at the end.
  *
- * A conversation that is taken ends in the first batch, so that nobody writes to it any more; its files go before it, a few
- * at a time: all of them can be gigabytes. One that is unfinished, or that somebody holds at the moment, is left.
+ * A conversation that is taken ends in the first batch, so that nobody writes to it any more. What belongs to it goes before
+ * it, over as many batches as it takes: `filesMax` files, which can be gigabytes, and `rowsMax` other rows in each. One that
+ * is unfinished, or that somebody holds at the moment, is left.
  */
 export async function removeIdleConversations(
   tx: Sql,
-  args: { keepMs: number; after: Key; conversationsMax: number; filesMax: number },
+  args: { keepMs: number; after: Key; conversationsMax: number; filesMax: number; rowsMax: number },
 ): Promise<{ removed: number; next: Key | null; more: boolean }> {
-  const { after, conversationsMax, filesMax } = args
+  const { after, conversationsMax, filesMax, rowsMax } = args
   const [page] = await tx<{ last: Key | null; seen: number; idle: Key[] }[]>`
     with page as materialized (
       select organization_id, id, open_runs = 0 and last_activity_at < now() - ${args.keepMs} * interval '1 millisecond' as idle
@@ -39,13 +48,12 @@ export async function removeIdleConversations(
     from page`
   const { last, seen, idle } = page!
   let removed = 0
-  let filesLeft = filesMax
+  const room = { files: filesMax, rows: rowsMax }
   for (const key of idle) {
-    const outcome = await removeOne(tx, key, { keepMs: args.keepMs, filesMax: filesLeft })
-    filesLeft -= outcome.files
-    if (outcome.gone) removed++
-    // It is not done: the next batch begins with it.
-    if (filesLeft <= 0) return { removed, next: justBefore(after, idle, key), more: true }
+    const outcome = await removeOne(tx, key, args.keepMs, room)
+    if (outcome === 'gone') removed++
+    // The next batch begins with it.
+    if (outcome === 'unfinished') return { removed, next: justBefore(after, idle, key), more: true }
   }
   // There may be more of them on this page.
   if (idle.length === conversationsMax) return { removed, next: idle.at(-1)!, more: true }
@@ -56,11 +64,17 @@ function justBefore(after: Key, idle: Key[], key: Key): Key {
   return idle[idle.indexOf(key) - 1] ?? after
 }
 
-async function removeOne(
-  tx: Sql,
-  { organizationId, id }: Key,
-  { keepMs, filesMax }: { keepMs: number; filesMax: number },
-): Promise<{ files: number; gone: boolean }> {
+/** What belongs to a conversation, with its primary key. Unless they go before it they go with it, all in one statement. */
+const PARTS = [
+  { table: 'files', key: ['organization_id', 'id'] },
+  { table: 'messages', key: ['organization_id', 'conversation_id', 'id'] },
+  { table: 'event_log', key: ['organization_id', 'conversation_id', 'last_seq'] },
+  { table: 'thread_response', key: ['id'] },
+  { table: 'runs', key: ['organization_id', 'id'] },
+]
+
+/** Takes what it removes off `room`. */
+async function removeOne(tx: Sql, { organizationId, id }: Key, keepMs: number, room: Room): Promise<Outcome> {
   const ended = await tx`
     update conversations set status = 'ended', resumable = false where (organization_id, id) in (
       select organization_id, id from conversations
@@ -68,16 +82,14 @@ async function removeOne(
         and last_activity_at < now() - ${keepMs} * interval '1 millisecond'
       for update skip locked)
     returning 1`
-  if (ended.length === 0) return { files: 0, gone: false }
-  const files = await tx`
-    delete from files where organization_id = ${organizationId} and id in (
-      select id from files where organization_id = ${organizationId} and conversation_id = ${id} limit ${filesMax})
-    returning 1`
-  if (files.length === filesMax) return { files: files.length, gone: false }
-  const ids = [id]
-  await removeConversationLogs(tx, { organizationId, ids })
-  await removeReplies(tx, { organizationId, ids })
-  await removePresence(tx, { organizationId, ids })
+  if (ended.length === 0) return 'left'
+  for (const { table, key } of PARTS) {
+    const kind = table === 'files' ? 'files' : 'rows'
+    const due = tx`organization_id = ${organizationId} and conversation_id = ${id}`
+    room[kind] -= await removeRows(tx, { table, key, due, rowsMax: room[kind] })
+    if (room[kind] <= 0) return 'unfinished'
+  }
+  await removePresence(tx, { organizationId, ids: [id] })
   await tx`delete from conversations where organization_id = ${organizationId} and id = ${id}`
-  return { files: files.length, gone: true }
+  return 'gone'
 }
