@@ -66,6 +66,22 @@ test('thousands of streams that end at once are all noted', async ({ world }) =>
   await vi.waitFor(async () => expect(await rows(sql, key)).toBe(0), PATIENT)
 })
 
+// 70
+test('streams that end while nothing can be noted as seen do not collect without end', async ({ world }) => {
+  const { sql, key, replica } = await createStage(world)
+  const noteEndsSeen = async () => {
+    throw new Error('cannot be noted')
+  }
+  const presence = await world.run(createPresence({ sql, log: world.log, noteEndsSeen }))
+  const ids = Array.from({ length: 22_000 }, () => randomUUID())
+  await sql`
+    insert into stream_presence (organization_id, conversation_id, id, replica_id)
+    select ${key.organizationId}, ${key.conversationId}, id, ${replica.id} from unnest(${ids}::uuid[]) as x (id)`
+  presence.seen(key, 1)
+  for (const id of ids) presence.leave({ ...key, id })
+  await vi.waitFor(async () => expect(await rows(sql, key)).toBeLessThanOrEqual(20_000), PATIENT)
+})
+
 async function createStage(world: World) {
   const streams = await createStreamWorld(world)
   const { sql } = streams

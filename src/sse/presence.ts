@@ -16,6 +16,8 @@ export interface StreamKey {
 const PAGE = 1_000
 /** Conversations of which an end may wait to be noted as seen. One more, and the oldest is taken for unseen. */
 const SEEN_MAX = 20_000
+/** Streams that are over and may wait for that. One more, and the oldest are taken for closed before they had shown it. */
+const OVER_MAX = 20_000
 
 /** Notes that a stream is open, as part of the transaction that decides where it starts. */
 export async function notePresence(
@@ -80,7 +82,12 @@ export function createPresence({ sql, log, noteEndsSeen }: PresenceDeps): Presen
   async function pass() {
     // Taken before what was seen is: a stream that is over counts until what it has shown is noted.
     const left = over.length
-    await noteSeen()
+    try {
+      await noteSeen()
+    } catch (error) {
+      while (over.length > OVER_MAX) await removeOver(over.length)
+      throw error
+    }
     return removeOver(left)
   }
 
