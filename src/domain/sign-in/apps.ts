@@ -85,7 +85,8 @@ export async function withdrawApp(
   })
   await enforceEverywhere(signals)
   // From here on the program is let in nowhere: what it had begun to make when it still was is ended now.
-  await revokeKeysOfProgram(sql, { clientId, userId: actor.userId })
+  const late = await revokeKeysOfProgram(sql, { clientId, userId: actor.userId })
+  if (late > 0) await enforceEverywhere(signals)
 }
 
 function whereMine(tx: Sql, mine: { client_id: string; user_id: string }) {
