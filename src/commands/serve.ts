@@ -33,7 +33,9 @@ export async function serve(config: Config): Promise<number> {
   telemetry = await openTelemetry({ log, redactions }, { ...config.telemetry, version: VERSION })
   let reason = 'not looked at yet'
   const front = createFront({ config, log, reason: () => reason })
+  const { listen: listenForScrapes } = telemetry
   const listen = once(async () => {
+    await listenForScrapes()
     const port = await front.start()
     log.info({ port }, 'listening')
     return port
@@ -54,7 +56,6 @@ export async function serve(config: Config): Promise<number> {
   }
   const gateway = createGateway({ config, db, log, redactions, front, telemetry }, secrets)
   try {
-    await telemetry.listen()
     const port = await listen()
     const work = gateway.work().then(() => announce({ config, db, log }, port))
     const failed = db.failed.then((error) => {
@@ -103,7 +104,7 @@ async function stopWithin(
     gateway.hurry()
     return sleep(HURRY_MS)
   })
-  await Promise.race([gateway.stop({ waitMs }), sleep(config.shutdown.totalMs), hurried])
+  await Promise.race([gateway.stop({ waitMs }), sleep(config.shutdown.totalMs - TELEMETRY_MS), hurried])
   await telemetry.close(TELEMETRY_MS)
 }
 

@@ -126,13 +126,16 @@ test('bootstrap says in one sentence that the database is away', async ({ progra
 test('a gateway without its database is alive, says what it waits for, and ends when it is told to', async ({
   programs,
 }) => {
-  const gateway = await programs.serve(productionEnv('postgres://lobu:correct-horse@127.0.0.1:1/lobu'))
+  const env = { ...productionEnv('postgres://lobu:correct-horse@127.0.0.1:1/lobu'), METRICS_PORT: '0' }
+  const gateway = await programs.serve(env)
   const said = await gateway.logged('waiting for the database')
   expect(said.reason).toMatch(/^The database at 127\.0\.0\.1:1 cannot be reached/)
   expect((await sendRequest('GET', `${gateway.url}/health`, {})).status).toBe(200)
   const ready = await sendRequest('GET', `${gateway.url}/health/ready`, {})
   expect(ready).toMatchObject({ status: 503, body: { ready: false, subsystems: { database: { state: 'down' } } } })
   expect(ready.text).toContain(String(said.reason))
+  const { port } = await gateway.logged('metrics listening')
+  expect(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()).toContain('nodejs_eventloop_lag_p99_seconds')
   const refused = await sendRequest('POST', `${gateway.url}/api/v1/agents`, { token: 'lobu_none', body: {} })
   expect(refused).toMatchObject({ status: 503, body: { success: false, code: 'starting' } })
   expect(refused.headers['retry-after']).toBeDefined()
