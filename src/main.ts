@@ -9,12 +9,15 @@ const NODE_MAJOR_MIN = 22
 
 /**
  * Starts what it is given, passes signals on, and takes away the remains of every orphan until that has ended; then it ends
- * with the same code. A wait that a signal interrupts begins anew.
+ * with the same code. A wait that a signal interrupts begins anew; one that came before there was anybody to pass it on to
+ * is passed on then.
  */
 const REAPER = `
-  trap 'kill -TERM "$child"' TERM
-  trap 'kill -INT "$child"' INT
+  child= early=
+  trap 'early=TERM; kill -TERM "$child" 2>/dev/null' TERM
+  trap 'early=INT; kill -INT "$child" 2>/dev/null' INT
   "$@" & child=$!
+  [ -z "$early" ] || kill -s "$early" "$child"
   while :; do wait "$child"; code=$?; kill -0 "$child" 2>/dev/null || exit "$code"; done
 `
 
