@@ -43,6 +43,11 @@ describe.each(helms.map((helm) => [helm.version, helm] as const))('the notes of 
       /not among ingress\.hosts \(b\.example\.com\)/,
     ],
     ['a tag that moves', { image: { tag: 'latest' } }, /WARNING: image\.tag is "latest"/],
+    [
+      'a balancer that the network policy shuts out',
+      { service: { type: 'LoadBalancer' } },
+      /service\.type is LoadBalancer, but networkPolicy\.from names no ipBlock/,
+    ],
     ['development', { app: { env: { NODE_ENV: 'development' } } }, /NODE_ENV is not "production"/],
     ['a secret in the values', { app: { env: { OPENAI_API_KEY: 'hunter2' } } }, /app\.env\.OPENAI_API_KEY looks like/],
     [
@@ -52,6 +57,13 @@ describe.each(helms.map((helm) => [helm.version, helm] as const))('the notes of 
     ],
   ])('warn about %s', async (_name, values, warning) => {
     expect(await notes(values)).toMatch(warning)
+  })
+
+  test('say nothing of a balancer whose addresses the network policy names, or that meets no policy', async () => {
+    const service = { type: 'LoadBalancer' }
+    const from = [{ ipBlock: { cidr: '192.0.2.0/24' } }]
+    expect(await notes({ service, networkPolicy: { from } })).not.toMatch(/names no ipBlock/)
+    expect(await notes({ service, networkPolicy: { enabled: false } })).not.toMatch(/names no ipBlock/)
   })
 
   test('name the ingress controller’s addresses as missing, until they are given', async () => {
