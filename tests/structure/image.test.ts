@@ -123,7 +123,8 @@ describe('docker-compose.yml', () => {
     }
     const { SHUTDOWN_WAIT_SECONDS } = gateway.environment
     const { shutdown } = parseConfig({ NODE_ENV: 'test', SHUTDOWN_WAIT_SECONDS: String(SHUTDOWN_WAIT_SECONDS) })
-    expect(Number.parseInt(gateway.stop_grace_period, 10) * 1000).toBeGreaterThan(shutdown.totalMs)
+    const [, seconds] = /^\$\{LOBU_STOP_GRACE:-(\d+)s\}$/.exec(gateway.stop_grace_period)!
+    expect(Number(seconds) * 1000).toBeGreaterThan(shutdown.totalMs)
     expect(gateway.ports).toEqual(['$' + '{LOBU_LISTEN:-127.0.0.1:8787}:8787'])
   })
 })
