@@ -224,6 +224,9 @@ zombies_after_orphans() {
   nsenter -t "$pid" -m -p -r -w -- /bin/sh -c 'grep -l "^State:.Z" /proc/[0-9]*/status 2>/dev/null | wc -l'
 }
 
+# Runs a command beside the processes inside, as a tool of a worker would be.
+as_worker() { nsenter -t "$first" -m -p -r -w -- /usr/bin/setpriv --reuid=10001 --regid=10001 --clear-groups "$@"; }
+
 # A real turn, as a client has it.
 turn() {
   "$NODE" -e '
@@ -293,15 +296,30 @@ for pid in "${pids[@]}"; do
   [ ! -e "/proc/$pid" ] || grep -qE '^Uid:(.10001){4}' "/proc/$pid/status" || die "process $pid is of another user"
 done
 [ "$(tr '\0' ' ' <"/proc/$first/cmdline" | cut -d' ' -f1)" = /usr/bin/tini ] || die 'the first process is no init'
-nsenter -t "$first" -m -p -r -w -- /usr/bin/setpriv --reuid=10001 --regid=10001 --clear-groups /bin/sh -c \
-  'touch /app/x /etc/x /usr/x /x' 2>/dev/null && die 'the root can be written'
+written=$(as_worker /bin/sh -c 'for dir in / /app /app/dist /app/node_modules /etc /usr /usr/local/bin /var /home; do
+  (: >"$dir/x") 2>/dev/null && echo "$dir"; done; true')
+[ -z "$written" ] || die "can be written: $written"
+# A program that may be read may be traced by its own user, and then its environment and memory read.
+for pid in "${pids[@]}"; do
+  inner=$(awk '/^NSpid:/ { print $NF }' "/proc/$pid/status" 2>/dev/null) || continue
+  as_worker /bin/sh -c "head -c 1 /proc/$inner/environ >/dev/null 2>&1 || head -c 1 /proc/$inner/mem >/dev/null 2>&1" \
+    && die "a process of the same user reads the environment of $(tr '\0' ' ' <"/proc/$pid/cmdline")"
+done
 left=$(zombies_after_orphans "$first")
 [ "$left" = 0 ] || die "$left zombies"
 
 say 'doctor'
 # In namespaces of its own, so it is a second container on the same host.
 server=$inside
-run "${settings[@]}" -- doctor || die 'doctor finds something to fix'
+run "${settings[@]}" -- doctor >"$work/doctor" || { cat "$work/doctor" >&2; die 'doctor finds something to fix'; }
+cat "$work/doctor"
+grep -qE '^ *ok .*privacy' "$work/doctor" || die 'doctor does not find that workers are kept from the secrets of the gateway'
+
+say 'smoke, secrets rotate, and the command by its name'
+run "${settings[@]}" -- smoke "http://127.0.0.1:$port" || die 'smoke'
+run "${settings[@]}" -- secrets rotate || die 'secrets rotate'
+CONTROL='const { status } = require("node:child_process").spawnSync("/usr/local/bin/lobu", ["version"], { stdio: "inherit" }); process.exit(status ?? 1)' \
+  run -- || die 'the command lobu'
 inside=$server
 
 say 'SIGTERM'
