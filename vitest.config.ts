@@ -5,7 +5,7 @@ import { defineConfig } from 'vitest/config'
  * `structure` needs nothing and takes seconds (also part of `npm run check`);
  * `unit` talks to a database, which `tests/support/global-setup.ts` finds or starts;
  * `chart` renders the chart with helm;
- * `e2e` starts the built server as real processes, one file at a time;
+ * `e2e` starts the built server as real processes, two files at a time;
  * `faults` does the same and kills, freezes, cuts off and floods them. `npm run soak` is its long form;
  * `rollout` replaces one release by another behind nginx; see `scripts/rollout.sh`.
  */
@@ -37,7 +37,8 @@ export default defineConfig({
           include: ['tests/e2e/*.test.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          fileParallelism: false,
+          // More than half of the time they wait, for processes to come and go.
+          maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },
       },

@@ -5,7 +5,7 @@ import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('three replicas share it')
 
-const CONVERSATIONS = 200
+const CONVERSATIONS = 100
 /** Clients at work at once. */
 const CLIENTS = 24
 
@@ -13,7 +13,7 @@ const CLIENTS = 24
 // machine would only blur what is looked at.
 test.override('clusterOptions', { replicas: 3, env: { WORKERS_BUSY_MAX: '6', RUN_LEASE_SECONDS: '15' } })
 
-test('200 conversations over three replicas, with every request to any of them, lose and repeat nothing', async ({
+test('a hundred conversations over three replicas, with every request to any of them, lose and repeat nothing', async ({
   cluster,
 }) => {
   const seen: Seen[] = []
