@@ -169,6 +169,7 @@ start() {
   mapfile -t image_env < <(config_of 'Env.join("\n")')
   mapfile -t entry < <(config_of 'Entrypoint.join("\n")')
   [ -z "${CONTROL:-}" ] || entry=(/usr/local/bin/node -e "$CONTROL")
+  # What setpriv starts is started with its rights still, and so may be read whatever its mode; the shell has none any more.
   # A new proc for the new processes, temporary files in memory, a data folder, a few devices: what a pod has. Else read-only.
   unshare --mount --pid --fork --kill-child --propagation private -- bash -c '
     set -e
@@ -184,7 +185,7 @@ start() {
     exec chroot "$root" /usr/bin/env -i "$@"
   ' _ "$root" "$work/data" "${image_env[@]}" "${settings[@]}" \
     /usr/bin/setpriv --reuid=10001 --regid=10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \
-    "${entry[@]}" "$@" >"$log" 2>"$log.err" </dev/null &
+    /bin/sh -c 'exec "$0" "$@"' "${entry[@]}" "$@" >"$log" 2>"$log.err" </dev/null &
   inside=$!
 }
 
@@ -294,6 +295,18 @@ mapfile -t pids < <(pgrep --ns "$first" --nslist pid)
 [ "${#pids[@]}" -ge 3 ] || die "only ${#pids[@]} processes inside"
 for pid in "${pids[@]}"; do
   [ ! -e "/proc/$pid" ] || grep -qE '^Uid:(.10001){4}' "/proc/$pid/status" || die "process $pid is of another user"
+done
+[ "$(tr '\0' ' ' <"/proc/$first/cmdline" | cut -d' ' -f1)" = /usr/bin/tini ] || die 'the first process is no init'
+written=$(as_worker /bin/sh -c 'for dir in / /app /app/dist /app/node_modules /etc /usr /usr/local/bin /var /home; do
+  (: >"$dir/x") 2>/dev/null && echo "$dir"; done; true')
+[ -z "$written" ] || die "can be written: $written"
+# A program that may be read may be traced by its own user, and then its environment and memory read. A shell may, which
+# knows nothing: the guard of the workers.
+for pid in "${pids[@]}"; do
+  inner=$(awk '/^NSpid:/ { print $NF }' "/proc/$pid/status" 2>/dev/null) || continue
+  [ "$(tr '\0' '\n' <"/proc/$pid/environ" | cut -d= -f1 | sort -u)" != PATH ] || continue
+  as_worker /bin/sh -c "head -c 1 /proc/$inner/environ >/dev/null 2>&1 || head -c 1 /proc/$inner/mem >/dev/null 2>&1" \
+    && die "a process of the same user looks into $(tr '\0' ' ' <"/proc/$pid/cmdline")"
 done
 [ "$(tr '\0' ' ' <"/proc/$first/cmdline" | cut -d' ' -f1)" = /usr/bin/tini ] || die 'the first process is no init'
 written=$(as_worker /bin/sh -c 'for dir in / /app /app/dist /app/node_modules /etc /usr /usr/local/bin /var /home; do
