@@ -39,8 +39,8 @@ export function benchTurns(): Promise<Row[]> {
       adopted.push(await timeTurn(warm, key, await openConversation(warm, key)))
       started.push(await timeTurn(cold, key, await openConversation(cold, key)))
     }
-    const workers = childrenOf(warm.pid)
-    // Their median: most have had one turn; the guard is among them and smaller.
+    const workers = childrenOf(warm.pid).flatMap(childrenOf)
+    // The spawner's children, and of them the median: most have had one turn; the guard is among them and smaller.
     const used = { residentMb: median(workers.map(residentMb)), privateMb: median(workers.map(privateMb)) }
     await warm.stop()
     await cold.stop()

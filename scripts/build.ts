@@ -18,7 +18,11 @@ const CACHE = join(ROOT, 'node_modules/.cache/lobu')
 const FINGERPRINT = '.fingerprint'
 
 /** Script -> its name in dist/. */
-const GATEWAY_ENTRIES = { main: 'src/main.ts', 'embedded-engine': 'src/db/embedded/engine.ts' }
+const GATEWAY_ENTRIES = {
+  main: 'src/main.ts',
+  'embedded-engine': 'src/db/embedded/engine.ts',
+  spawner: 'src/workers/spawner-main.ts',
+}
 const WORKER_ENTRIES = { main: 'src/workers/child/main.ts' }
 /** Left in node_modules: they read files that lie beside their own. */
 const EXTERNAL = ['@electric-sql/*', 'swagger-ui-dist']

@@ -220,9 +220,10 @@ it('a worker whose gateway is gone leaves, and takes its group', async () => {
   const launcher = createProcessLauncher({ log }, options)
   await launcher.start()
   const launched = launcher.launch()
-  launched.socket!.destroy()
+  const { pid, socket } = (await launched.started)!
+  socket.destroy()
   expect(await launched.exited).toMatchObject({ signal: 'SIGKILL' })
-  expect(isAlive(launched.pid!)).toBe(false)
+  expect(isAlive(pid)).toBe(false)
   await launcher.stop()
   scripts.remove()
 })

@@ -1,12 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import type { Logger } from '../lib/logger.ts'
 import { settlesWithin } from '../lib/settles-within.ts'
 
 const STOP_MS = 2000
 
+/** For the log. */
+export const UNGUARDED = 'no shell to guard worker processes; they may outlive a killed gateway'
+
 /**
- * Reads "add <group>" and "del <group>" from its standard input. At the end of input, which comes when the gateway has
+ * Reads "add <group>" and "del <group>" from its standard input. At the end of input, which comes when its parent has
  * closed it or is dead in whatever way, it kills the groups that are left and removes the folder.
  */
 const SCRIPT = `
@@ -33,9 +35,10 @@ export interface Guard {
 /**
  * A shell of about one megabyte that waits for our death. PDEATHSIG ends a worker with its gateway but not what the
  * worker has started, and exists on Linux only; a worker that spins can't see its socket close. Without `sh` (or on
- * Windows) there is no guard, and the log says so once.
+ * Windows) there is no guard, and the parent is told so once. It belongs to whoever starts the processes, so that it also kills
+ * what a spawner leaves, at once and without the gateway, which may be held up until their numbers are somebody else's.
  */
-export function createGuard({ log }: { log: Logger }, { dir }: { dir: string }): Guard {
+export function createGuard({ onUnguarded }: { onUnguarded(reason: string): void }, { dir }: { dir: string }): Guard {
   const groups = new Set<number>()
   let shell: ChildProcess | undefined
   let missing = process.platform === 'win32'
@@ -53,7 +56,7 @@ export function createGuard({ log }: { log: Logger }, { dir }: { dir: string }):
       if (shell === child) shell = undefined
       // Anything else, such as a lack of descriptors, passes: the next worker tries again.
       missing = error.code === 'ENOENT'
-      log.warn({ err: error.message }, 'no shell to guard worker processes; they may outlive a killed gateway')
+      onUnguarded(error.message)
     })
     child.once('exit', () => {
       if (shell === child) shell = undefined

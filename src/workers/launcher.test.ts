@@ -22,7 +22,8 @@ async function launcherOf(script: string) {
 async function outputOf(launcher: Launcher) {
   const launched = launcher.launch()
   let text = ''
-  launched.stdout!.on('data', (chunk) => {
+  const started = await launched.started
+  started?.stdout.on('data', (chunk) => {
     text += chunk
   })
   const exit = await launched.exited
@@ -70,7 +71,8 @@ describe('a launched process', () => {
 
   it('leads its own group, is the first to go when memory runs out, and ignores Ctrl-C', async () => {
     const launcher = await launcherOf(`${SPEAKS} process.on('SIGINT', () => {}); setInterval(() => {}, 1000)`)
-    const { pid, signal, exited } = launcher.launch()
+    const { started, signal, exited } = launcher.launch()
+    const { pid } = (await started)!
     const group = Number(readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[2])
     expect(group).toBe(pid)
     await until(() => readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8').trim() === '800')
@@ -139,11 +141,12 @@ describe('a launched process', () => {
       const { pid } = spawn('sleep', ['1000'], { detached: true, stdio: 'inherit' })
       console.log(pid)
       process.exit(0)`)
-    const launched = launcher.launch()
-    const [line] = await once(launched.stdout!, 'data')
-    await launched.exited
+    const { started, exited } = launcher.launch()
+    const { stdout, stderr } = (await started)!
+    const [line] = await once(stdout, 'data')
+    await exited
     process.kill(Number(line), 'SIGKILL')
-    expect([launched.stdout!.destroyed, launched.stderr!.destroyed]).toEqual([true, true])
+    expect([stdout.destroyed, stderr.destroyed]).toEqual([true, true])
     await launcher.stop()
   })
 
@@ -157,12 +160,21 @@ describe('a launched process', () => {
   })
 })
 
-/** A gateway of its own, which prints the ids of its processes when its turn has begun to stream. */
+/**
+ * A gateway of its own, which prints the ids of its processes when its turn has begun to stream: first the spawner, then its
+ * children, which are the workers and the guard, then what the worker has started.
+ */
 const GATEWAY = (worker: string) => `
-  import { startRig, createListener, turnOf } from '${join(import.meta.dirname, 'test-rig.ts')}'
+  import { readFileSync } from 'node:fs'
+  import { startRig, createListener, turnOf, until } from '${join(import.meta.dirname, 'test-rig.ts')}'
+  const childrenOf = (pid) => readFileSync('/proc/' + pid + '/task/' + pid + '/children', 'utf8').split(' ').filter(Boolean).map(Number)
   const rig = await startRig({ entry: ${JSON.stringify(worker)}, warm: 1 })
   const heard = createListener()
-  const on = { ...heard.on, onDelta: (text) => console.log(JSON.stringify([...rig.pids(), ...JSON.parse(text)])) }
+  const on = { ...heard.on, async onDelta(text) {
+    await until(() => rig.pids().length === 2)
+    const [spawner] = childrenOf(process.pid)
+    console.log(JSON.stringify([spawner, ...childrenOf(spawner), ...JSON.parse(text)]))
+  } }
   await rig.pool.runTurn({ key: 'o/c', turn: turnOf(), on, signal: new AbortController().signal })
 `
 
@@ -201,9 +213,22 @@ describe('when the gateway dies', () => {
     })
     const [line] = await once(gateway.stdout!, 'data')
     const pids = JSON.parse(String(line)) as number[]
-    expect(pids.length).toBeGreaterThanOrEqual(5)
+    expect(pids).toHaveLength(7)
     expect(pids.every(isAlive)).toBe(true)
     gateway.kill('SIGKILL')
     await until(() => !pids.some(isAlive))
+  })
+
+  it('together with the spawner, in whatever order, nothing stays either', async () => {
+    for (const isFirst of [true, false]) {
+      const script = scripts.write(GATEWAY(scripts.write(PARENT('for (;;);'))), 'ts')
+      gateway = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
+      const [line] = await once(gateway.stdout!, 'data')
+      const pids = JSON.parse(String(line)) as number[]
+      // Frozen, so that none of them can do anything about the death of the other.
+      for (const pid of [gateway.pid!, pids[0]!]) process.kill(pid, 'SIGSTOP')
+      for (const pid of isFirst ? [gateway.pid!, pids[0]!] : [pids[0]!, gateway.pid!]) process.kill(pid, 'SIGKILL')
+      await until(() => !pids.some(isAlive))
+    }
   })
 })

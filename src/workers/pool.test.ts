@@ -281,10 +281,10 @@ describe('the pool', () => {
       const rig = await rigOf({ entry })
       const turn = runTurn(rig)
       for (let tick = 0; tick < ticks; tick++) await Promise.resolve()
-      const launched = rig.pids()
+      const launched = rig.launches()
       await rig.pool.stop()
-      expect(rig.pids()).toEqual(launched)
-      expect(launched.filter(isAlive)).toEqual([])
+      expect(rig.launches()).toBe(launched)
+      expect(rig.pids().filter(isAlive)).toEqual([])
       expect((await turn).end.error?.code).toBe('gateway_stopping')
     }
     scripts.remove()

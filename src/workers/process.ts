@@ -1,7 +1,8 @@
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { settlesWithin } from '../lib/settles-within.ts'
-import type { LaunchedProcess, WorkerExit } from './launcher.ts'
+import type { WorkerExit } from './groups.ts'
+import type { LaunchedProcess, StartedProcess } from './launched.ts'
 import { logOutput } from './output.ts'
 import {
   addUsage,
@@ -27,6 +28,7 @@ const CONFIRM_MS = 10_000
 
 /** One worker process. `createWorkerProcess` says what it goes through. */
 export interface WorkerProcess {
+  /** Undefined until it runs. */
   readonly pid: number | undefined
   /** True once the worker could take a turn, false when it ended before. */
   readonly ready: Promise<boolean>
@@ -55,7 +57,7 @@ export interface TurnArgs {
 }
 
 export interface WorkerProcessOptions {
-  /** Time from launch to ready. */
+  /** Time from the launch, whoever it waits for, to ready. */
   startMs: number
   /** Time without any sign of a worker during a turn. */
   silenceMs: number
@@ -86,8 +88,10 @@ export function createWorkerProcess(
   options: WorkerProcessOptions,
 ): WorkerProcess {
   const { launched } = deps
-  const log = deps.log.child({ worker: launched.pid })
   const ready = Promise.withResolvers<boolean>()
+  let log = deps.log
+  let pid: number | undefined
+  let link: WorkerLink | undefined
   let active: ActiveTurn | undefined
   let failure: LossCode | undefined
   let ending: Promise<void> | undefined
@@ -96,11 +100,16 @@ export function createWorkerProcess(
   let isUnwanted = false
   let startFault: string | undefined
   const startTimer = setTimeout(() => fail('worker_start_failed'), options.startMs)
+  void launched.started.then((process) => process && onStarted(process))
   const exited = launched.exited.then(onExit)
-  const link = launched.socket && serveWorker(launched.socket, linkDeps())
-  if (launched.stdout) logOutput(launched.stdout, { log, level: 'debug', about: () => active?.about })
-  if (launched.stderr)
-    logOutput(launched.stderr, { log, level: 'warn', about: () => active?.about, onLine: noteHeapEnd })
+
+  function onStarted({ socket, stdout, stderr, ...process }: StartedProcess) {
+    pid = process.pid
+    log = deps.log.child({ worker: pid })
+    link = serveWorker(socket, linkDeps())
+    logOutput(stdout, { log, level: 'debug', about: () => active?.about })
+    logOutput(stderr, { log, level: 'warn', about: () => active?.about, onLine: noteHeapEnd })
+  }
 
   function linkDeps() {
     return {
@@ -206,7 +215,9 @@ export function createWorkerProcess(
   }
 
   return {
-    pid: launched.pid,
+    get pid() {
+      return pid
+    },
     ready: ready.promise,
     startFault: () => startFault,
     exited,

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ModelMessage } from 'ai'
 import { createLogger } from '../lib/logger.ts'
-import { createProcessLauncher, type LaunchedProcess, type Launcher } from './launcher.ts'
+import { createProcessLauncher, type Launcher } from './launcher.ts'
 import { createWorkerPool, type WorkerPoolOptions } from './pool.ts'
 import type { StepRecord, TurnCommand } from './protocol.ts'
 import type { TurnEnd, TurnHandlers, WorkerRequests } from './turn.ts'
@@ -129,15 +129,19 @@ export async function startRig(options: RigOptions = {}) {
   const { entry = SOURCE_ENTRY, args = [], requests, launcher: given, ...settings } = options
   const steps: StepRecord[] = []
   const memoryMb = settings.memoryMb ?? 512
-  const launched: LaunchedProcess[] = []
+  let launches = 0
+  const pids: number[] = []
   let mostAlive = 0
   const launcher = given ?? createProcessLauncher({ log }, { entry, args, memoryMb, cacheDirs: [] })
   const recording: Launcher = {
     ...launcher,
     launch() {
+      launches++
       const one = launcher.launch()
-      launched.push(one)
-      mostAlive = Math.max(mostAlive, launched.filter(({ pid }) => pid !== undefined && isAlive(pid)).length)
+      void one.started.then((process) => {
+        if (process) pids.push(process.pid)
+        mostAlive = Math.max(mostAlive, pids.filter(isAlive).length)
+      })
       return one
     },
   }
@@ -158,7 +162,7 @@ export async function startRig(options: RigOptions = {}) {
     { warm: 0, max: 4, busyMax: 4, idleMs: 60_000, startMs: 20_000, silenceMs: 20_000, memoryMb, ...settings },
   )
   await pool.start()
-  return { pool, steps, pids: () => launched.map((one) => one.pid!), mostAlive: () => mostAlive }
+  return { pool, steps, launches: () => launches, pids: () => [...pids], mostAlive: () => mostAlive }
 }
 
 export function turnOf(args: Partial<TurnCommand> = {}): TurnCommand {

@@ -195,6 +195,26 @@ test('a turn whose worker is killed goes on behind the last word that was stream
   }
 })
 
+test('a turn whose spawner is killed, and its worker with it, goes on in the same way, and another spawner serves', async ({
+  cluster,
+}) => {
+  const turn = await startTurn(cluster, 20)
+  const { gateway, worker } = await findWorker(cluster)
+  const spawner = gateway.spawner()!
+  killProcess(spawner)
+  await until(() => !isAlive(worker), 'its worker is gone with it')
+  await expectWhole(turn)
+  await expectOneEnd(cluster, turn)
+  await turn.follower.stop()
+  const conversation = await cluster.open()
+  const follower = await conversation.follow()
+  const posted = await conversation.post('/echo here', { at: gateway.url })
+  await follower.completed(String(posted.body.messageId))
+  await follower.stop()
+  expect(gateway.spawner()).toEqual(expect.any(Number))
+  expect(gateway.spawner()).not.toBe(spawner)
+})
+
 test('a turn whose replica is killed is taken over by another, and leaves no worker behind', async ({ cluster }) => {
   const turn = await startTurn(cluster, 20)
   const { gateway, worker } = await findWorker(cluster)

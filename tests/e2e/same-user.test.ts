@@ -72,28 +72,26 @@ test('what runs as the user of the gateway looks neither into it nor into its wo
   const gateway = await cluster.add({}, start)
   const workers = await workersThatTalk(cluster, gateway)
 
-  const { uid, seen } = await lookInto([gateway.pid, ...workers])
-  expect([await uidOf(gateway.pid), ...(await Promise.all(workers.map(uidOf)))]).toEqual([
-    uid,
-    ...workers.map(() => uid),
-  ])
+  const all = [gateway.pid, gateway.spawner()!, ...workers]
+  const { uid, seen } = await lookInto(all)
+  expect(await Promise.all(all.map(uidOf))).toEqual(all.map(() => uid))
   for (const [what, answers] of Object.entries(seen)) expect(new Set(answers), what).toEqual(new Set(['EACCES']))
   expect((await runProgram(['doctor'], cluster.env, start)).stdout).toMatch(/^ok +privacy /m)
   // All that the gateway does for its workers works without looking into them.
   for (const pid of workers) expect(Number(await readFile(`/proc/${pid}/oom_score_adj`, 'utf8'))).toBe(800)
   gateway.signal('SIGKILL')
   await gateway.exited
-  await until(() => !workers.some(isAlive), 'its workers are gone with it')
+  await until(() => !all.some(isAlive), 'its workers are gone with it')
 })
 
 // 44
 test('a signal opens no debugger in the gateway, nor in a worker', async ({ cluster }) => {
   const gateway = await cluster.add()
   const workers = await workersThatTalk(cluster, gateway)
-  for (const pid of [gateway.pid, ...workers]) process.kill(pid, 'SIGUSR1')
+  for (const pid of [gateway.pid, gateway.spawner()!, ...workers]) process.kill(pid, 'SIGUSR1')
   await workersThatTalk(cluster, gateway)
   expect(gateway.stderr() + gateway.stdout()).not.toContain('Debugger listening')
-  expect(await debuggers()).not.toContain('dist/main.js')
+  expect(await debuggers()).not.toMatch(/dist\/(main|spawner)\.js/)
   for (const pid of workers) expect(isAlive(pid)).toBe(true)
 })
 

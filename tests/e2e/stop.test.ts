@@ -38,12 +38,13 @@ test('SIGTERM with idle workers and an open stream sends the client elsewhere an
   await follower.until((event) => event.name === 'complete', 'an end')
   const workers = gateway.workers()
   expect(workers.length).toBeGreaterThan(0)
+  const spawner = gateway.spawner()!
   gateway.signal('SIGTERM')
   // A proper end of the response, behind a `retry:`; nothing is torn off.
   expect(await stream.closed).toBe(true)
   expect(stream.retryMs).toBeGreaterThan(0)
   expect(await gateway.exited).toEqual(STOPPED)
-  expect(workers.filter(isAlive)).toEqual([])
+  expect([spawner, ...workers].filter(isAlive)).toEqual([])
   expect(gateway.lines().filter(({ level }) => level === 'error' || level === 'fatal')).toEqual([])
   await follower.stop()
 })
@@ -191,10 +192,11 @@ test('SIGKILL of a replica takes its workers along, idle and busy ones', async (
   const posted = await busy.post('/hang', { at: gateway.url })
   await follower.until((event) => event.name === 'status', 'that it is being worked on')
   const workers = await until(() => (gateway.workers().length >= 2 ? gateway.workers() : undefined), 'two workers run')
+  const spawner = gateway.spawner()!
   gateway.signal('SIGKILL')
   await gateway.exited
   cluster.balance()
-  await until(() => !workers.some(isAlive), 'its workers are gone')
+  await until(() => ![spawner, ...workers].some(isAlive), 'its workers are gone')
   await busy.cancel()
   await follower.completed(String(posted.body.messageId))
   await follower.stop()

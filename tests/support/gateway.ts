@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -43,6 +43,8 @@ export interface Program {
   signal(name: NodeJS.Signals): void
   /** Its living worker processes. */
   workers(): number[]
+  /** The living process that starts its workers. */
+  spawner(): number | undefined
   /** Ends it by SIGKILL where it still runs, waits until nothing that it started is left, and removes its folder. */
   destroy(): Promise<void>
   /** The end of its log, for a person who looks at a failed test. */
@@ -164,7 +166,11 @@ export function superviseProgram(child: ChildProcess, { dir, name }: { dir: stri
         return line
       }, `${name} logs "${message}"`),
     signal: (signal) => void (exit || child.kill(signal)),
-    workers: () => (exit ? [] : childrenOf(pid).filter((one) => argumentsOf(one).includes('worker/main.js'))),
+    workers() {
+      const parents = exit ? [] : [pid, ...spawnersOf(pid)]
+      return parents.flatMap(childrenOf).filter((one) => argumentsOf(one).includes('worker/main.js'))
+    },
+    spawner: () => (exit ? undefined : spawnersOf(pid)[0]),
     async destroy() {
       // Frozen first, so that it starts nothing while it dies.
       if (!exit) child.kill('SIGSTOP')
@@ -195,7 +201,7 @@ function parseLine(line: string): LogLine[] {
   }
 }
 
-/** Living processes that carry the folder in their arguments or environment: a program, its workers, their guard. */
+/** Living processes that carry the folder in their arguments or environment, or are in it: a program, its spawner, its workers, their guard. */
 function processesOf(dir: string): number[] {
   return allProcesses().filter((pid) => pid !== process.pid && isAlive(pid) && mentions(pid, dir))
 }
@@ -214,6 +220,8 @@ export function isAlive(pid: number): boolean {
   const stat = readProc(pid, 'stat')
   return stat !== '' && !/^\s*[ZX]/.test(stat.slice(stat.lastIndexOf(')') + 1))
 }
+
+const spawnersOf = (pid: number) => childrenOf(pid).filter((one) => argumentsOf(one).includes('/spawner.js'))
 
 function childrenOf(parent: number): number[] {
   return allProcesses().filter((pid) => {
@@ -252,7 +260,16 @@ function allProcesses(): number[] {
 }
 
 function mentions(pid: number, dir: string): boolean {
-  return argumentsOf(pid).includes(dir) || readProc(pid, 'environ').includes(dir)
+  return argumentsOf(pid).includes(dir) || readProc(pid, 'environ').includes(dir) || folderOf(pid).includes(dir)
+}
+
+/** Where a process is. Empty when it is gone, or another user's. */
+function folderOf(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`)
+  } catch {
+    return ''
+  }
 }
 
 function argumentsOf(pid: number): string {

@@ -1,0 +1,51 @@
+/**
+ * The program of the spawner: starts processes for a gateway that has grown too large to do so (`spawner.ts`), and hands over
+ * its ends of their pipes. It holds nothing worth reading, and ends with the channel to its gateway, however that died;
+ * what it had started is killed then.
+ */
+import type { Socket } from 'node:net'
+import { createProcessGroups, type Group } from './groups.ts'
+import type { SpawnerOrder, SpawnerReport } from './spawner-protocol.ts'
+
+const groups = createProcessGroups(
+  { onUnguarded: (reason) => report({ type: 'unguarded', reason }) },
+  { dir: process.cwd() },
+)
+const running = new Map<number, Group>()
+
+/** Reports keep their order, also behind a stream that the gateway has not taken yet. */
+function report(message: SpawnerReport, stream?: Socket) {
+  // A gateway that is gone hears nothing, and the channel's end says the rest.
+  process.send?.(message, stream, {}, () => {})
+}
+
+/** Node begins to read in this very tick, and what is read here is lost for the gateway. */
+function leaveUnread(stream: Socket) {
+  const { _handle } = stream as unknown as { _handle: { readStop(): void } }
+  _handle.readStop()
+}
+
+function start({ id, spec }: Extract<SpawnerOrder, { type: 'start' }>) {
+  const group = groups.start(spec)
+  running.set(id, group)
+  if (group.running) {
+    const { pid, streams } = group.running
+    for (const stream of Object.values(streams)) leaveUnread(stream)
+    for (const name of ['socket', 'stdout', 'stderr'] as const) report({ type: 'stream', id, name }, streams[name])
+    report({ type: 'started', id, pid })
+  }
+  void group.ended.then((exit) => {
+    running.delete(id)
+    report({ type: 'ended', id, exit })
+  })
+}
+
+process.on('message', (order: SpawnerOrder) => {
+  if (order.type === 'start') return start(order)
+  running.get(order.id)?.signal(order.signal)
+  report({ type: 'signalled' })
+})
+process.once('disconnect', () => groups.stop().finally(() => process.exit(0)))
+// A manager of services may signal all that belongs to the gateway at once. This one is needed until the workers are gone.
+for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM', 'SIGUSR1'] as const) process.on(signal, () => {})
+report({ type: 'ready' })
