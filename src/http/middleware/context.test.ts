@@ -13,7 +13,7 @@ function routes(app: Router) {
   app.get('/health', (c) => c.json({}))
   app.get('/page', (c) => c.html('<p>', 200, { 'content-security-policy': "default-src 'self'" }))
   app.get('/api/v1/agents/:id/events', (c) => {
-    c.env.outgoing.writeHead(200, { 'content-type': 'text/event-stream' })
+    c.env.outgoing.writeHead(200, { ...c.get('commonHeaders'), 'content-type': 'text/event-stream' })
     c.env.outgoing.write(': hello\n\n')
     return RESPONSE_ALREADY_SENT
   })
