@@ -65,7 +65,9 @@ test('an event stream is a line when it opens and one when it ends', async () =>
   expect(lines.map(({ msg }) => msg)).toEqual(['stream opened'])
   req.destroy()
   await vi.waitUntil(() => lines.length === 2, PATIENT)
-  expect(lines[1]).toMatchObject({ msg: 'stream closed', route: '/api/v1/agents/:id/events', status: 200 })
+  const { requestId } = lines[0]!
+  expect(requestId).toMatch(/^req_/)
+  expect(lines[1]).toMatchObject({ msg: 'stream closed', requestId, route: '/api/v1/agents/:id/events', status: 200 })
 })
 
 test('the request id is the caller’s when it is a sane one, and is sent back', async () => {

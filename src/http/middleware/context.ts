@@ -3,11 +3,11 @@ import type { ServerResponse } from 'node:http'
 import type { Context, MiddlewareHandler } from 'hono'
 import { clientAddress, type TrustedProxies } from '../../lib/addresses.ts'
 import type { Logger } from '../../lib/logger.ts'
-import { readTraceparent, traceIdOf } from '../../lib/traceparent.ts'
+import { readTraceparent } from '../../lib/traceparent.ts'
 import { type Metrics, NO_METRICS } from '../../telemetry/metrics.ts'
 import { NO_TRACER, type Tracer } from '../../telemetry/tracer.ts'
 import type { Env } from '../env.ts'
-import { logRequest, measureRequest } from '../request-log.ts'
+import { logRequest, measureRequest, requestIds } from '../request-log.ts'
 import { endSpan, traceRequest } from '../request-trace.ts'
 
 /** Long enough for a UUID or a trace id with a prefix, and nothing that could forge a log line. */
@@ -40,11 +40,9 @@ export function context(deps: ContextDeps): MiddlewareHandler<Env> {
     const parent = readTraceparent(header) ? header : undefined
     // Of probes nobody wants to see the traces.
     const span = c.req.path.startsWith('/health') ? undefined : traceRequest(c, tracer, { parent, requestId })
-    const traceparent = span ? span.traceparent : parent
-    const traceId = traceIdOf(traceparent)
     c.set('requestId', requestId)
-    c.set('log', log.child(traceId === undefined ? { requestId } : { requestId, traceId }))
-    c.set('traceparent', traceparent)
+    c.set('traceparent', span ? span.traceparent : parent)
+    c.set('log', log.child(requestIds(c)))
     c.set('logFields', {})
     const peer = c.env?.incoming?.socket.remoteAddress
     c.set('clientAddress', clientAddress(peer, c.req.header('x-forwarded-for'), trustedProxies))
@@ -52,7 +50,7 @@ export function context(deps: ContextDeps): MiddlewareHandler<Env> {
     c.set('commonHeaders', headers)
     await next()
     setHeaders(c, headers)
-    logRequest(c, startedAt)
+    logRequest(c, { startedAt, log })
     measureRequest(c, metrics, startedAt)
     if (span) endSpan(c, span)
   }
