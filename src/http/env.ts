@@ -13,6 +13,8 @@ export interface Env {
     requestId: string
     /** Writes `requestId` on every line. */
     log: Logger
+    /** Are in every answer. What a handler writes to Node's response itself must send them in its head. */
+    commonHeaders: Record<string, string>
     /** The address that the request came from; of a client behind a proxy only when settings believe the proxy. */
     clientAddress: string | undefined
     /** W3C trace context of the caller, only when well-formed. https://www.w3.org/TR/trace-context/ */

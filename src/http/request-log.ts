@@ -1,6 +1,8 @@
 import type { ServerResponse } from 'node:http'
 import type { Context } from 'hono'
 import { routePath } from 'hono/route'
+import type { Logger } from '../lib/logger.ts'
+import { traceIdOf } from '../lib/traceparent.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Env } from './env.ts'
 
@@ -38,7 +40,7 @@ export function statusOf(c: Context<Env>): number {
  * Writes the request's line once its handler is done; for an event stream, which the handler has taken over by
  * writing to Node's response itself, one line now and one when it closes.
  */
-export function logRequest(c: Context<Env>, startedAt: number): void {
+export function logRequest(c: Context<Env>, { startedAt, log: common }: { startedAt: number; log: Logger }): void {
   const log = c.get('log')
   const outgoing = c.env?.outgoing as ServerResponse | undefined
   const takenOver = outgoing?.headersSent === true
@@ -57,7 +59,9 @@ export function logRequest(c: Context<Env>, startedAt: number): void {
   }
   log[level](line, takenOver ? 'stream opened' : 'request')
   if (!takenOver) return
-  outgoing.once('close', () => log.info({ ...line, ms: elapsed(startedAt) }, 'stream closed'))
+  // Each stream keeps this for hours: so not the request's own logger, and `on`, where `once` would wrap what comes once anyhow.
+  const last = { ...requestIds(c), ...line }
+  outgoing.on('close', () => common.info({ ...last, ms: elapsed(startedAt) }, 'stream closed'))
 }
 
 /** Probes come every few seconds and say nothing while all is well. */
@@ -84,6 +88,13 @@ export function contextIds(c: Context<Env>): { organizationId?: string; conversa
 function actorIds(c: Context<Env>) {
   const actor = c.get('actor')
   return actor && { org: actor.organizationSlug, user: actor.userId, credential: actor.kind }
+}
+
+/** What the request's own logger writes on every line. */
+export function requestIds(c: Context<Env>): { requestId: string; traceId?: string } {
+  const requestId = c.get('requestId')
+  const traceId = traceIdOf(c.get('traceparent'))
+  return traceId === undefined ? { requestId } : { requestId, traceId }
 }
 
 function elapsed(startedAt: number): number {

@@ -41,6 +41,13 @@ export interface HttpServer {
   stop(options?: { graceMs: number; signal?: AbortSignal }): Promise<void>
 }
 
+interface Answering {
+  /** Resolves when the handler is done. */
+  answered: Promise<unknown>
+  /** Who listened to the end of the response before any handler did. */
+  kept: unknown[]
+}
+
 /**
  * The one HTTP server. Requests have no time limit, since event streams last for hours: headers have one here, bodies
  * where they are read (`body.ts`, `multipart.ts`).
@@ -76,7 +83,7 @@ export function createHttpServer(
   server.maxConnections = connectionsMax + ANSWERED_ABOVE_MAX
   server.on('connection', (socket) => {
     if (++connections > connectionsMax) tooMany.add(socket)
-    socket.once('close', () => connections--)
+    socket.on('close', countDown)
   })
   server.on('request', (incoming, outgoing) => handle(incoming, outgoing, () => true))
   server.on('checkContinue', (incoming, outgoing) => {
@@ -94,6 +101,10 @@ export function createHttpServer(
     answerClientError(error, socket, answering)
   })
 
+  function countDown() {
+    connections--
+  }
+
   function handle(incoming: IncomingMessage, outgoing: ServerResponse, isBodyWanted: () => boolean) {
     active.add(outgoing)
     arrived++
@@ -101,7 +112,18 @@ export function createHttpServer(
     if (tooMany.has(incoming.socket) && !HEALTH.test(incoming.url ?? '')) return refuseConnection(outgoing)
     if (isLeaving) outgoing.shouldKeepAlive = false
     if (announcesBody(incoming)) answerBeforeBody({ incoming, outgoing }, isBodyWanted)
-    void listener(incoming, outgoing)
+    const answered = listener(incoming, outgoing)
+    void letGo(outgoing, { answered, kept: outgoing.listeners('close') })
+  }
+
+  /**
+   * The library keeps the request until its response is closed, to tell who works on it. Behind an event stream, which is open
+   * for hours, nobody works on a request any more.
+   */
+  async function letGo(outgoing: ServerResponse, { answered, kept }: Answering) {
+    await answered
+    if (outgoing.writableEnded || !outgoing.headersSent) return
+    for (const listener of kept) if (listener !== forget) outgoing.off('close', listener as () => void)
   }
 
   function forget(this: ServerResponse) {

@@ -55,6 +55,7 @@ describe('one stream', () => {
       'cache-control': 'no-cache, no-transform',
       'x-accel-buffering': 'no',
       'x-request-id': expect.any(String),
+      'content-security-policy': "frame-ancestors 'none'",
     })
     expect(client.headers['content-encoding']).toBeUndefined()
     client.cut()

@@ -30,6 +30,8 @@ export interface SseManager extends Service {
       after: number
       head: number
       preamble: string
+      /** Sent in the head of the response, beside those of every event stream. */
+      headers?: Record<string, string> | undefined
       onClose?: (() => void) | undefined
       /** Called with the number of an end of a turn that has reached the client, as far as can be known. */
       onEndSeen?: ((seq: number) => void) | undefined
@@ -63,7 +65,8 @@ export interface SseManagerDeps {
 
 interface Followed extends Channel {
   streams: Set<Stream>
-  fanOut: FanOut
+  /** While events are on their way. */
+  fanOut: FanOut | undefined
   /** The conversation is over, and so is each stream that has had its last event. */
   ended: boolean
 }
@@ -116,37 +119,47 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     const key = channelKey(organizationId, conversationId)
     const known = followed.get(key)
     if (known) return known
-    const streams = new Set<Stream>()
+    const channel: Followed = {
+      organizationId,
+      conversationId,
+      head,
+      streams: new Set(),
+      fanOut: undefined,
+      ended: false,
+      onEvents(events) {
+        channel.fanOut ??= createBroadcast(channel)
+        channel.fanOut.push(events)
+      },
+      onGap: () => endAll(channel, comeBack),
+      onEnded: () => {
+        channel.ended = true
+        if (!channel.fanOut) endLive(channel)
+      },
+    }
+    followed.set(key, channel)
+    deps.tail.follow(channel)
+    return channel
+  }
+
+  /** Made when there is something to say and gone when it is said: most conversations are silent most of the time. */
+  function createBroadcast(channel: Followed): FanOut {
     let encoded: Shared | undefined
-    const fanOut = createFanOut(
+    return createFanOut(
       {
-        streams,
+        streams: channel.streams,
         write(stream, events) {
           if (encoded?.events !== events) encoded = { events, chunk: encodeEvents(events), endSeq: lastEnd(events) }
           give(channel, stream, encoded)
         },
         fallBehind: (stream) => turnToLog(channel, stream),
         onIdle() {
+          channel.fanOut = undefined
           if (encoded && metrics.enabled) measureDelivery(metrics, encoded.events.at(-1)!)
-          encoded = undefined
           if (channel.ended) endLive(channel)
         },
       },
       { slice: options.slice ?? SLICE },
     )
-    const channel: Followed = {
-      ...{ organizationId, conversationId, head, streams, fanOut },
-      ended: false,
-      onEvents: fanOut.push,
-      onGap: () => endAll(channel, comeBack),
-      onEnded: () => {
-        channel.ended = true
-        if (!fanOut.isBusy()) endLive(channel)
-      },
-    }
-    followed.set(key, channel)
-    deps.tail.follow(channel)
-    return channel
   }
 
   function leave(channel: Followed, stream: Stream) {
@@ -260,7 +273,7 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
     name: 'sse',
     count: () => count,
     admit,
-    attach(outgoing, { organizationId, conversationId, after, head, preamble, onClose, onEndSeen, mayStay }) {
+    attach(outgoing, { organizationId, conversationId, after, head, preamble, headers, onClose, onEndSeen, mayStay }) {
       admit()
       const channel = follow(organizationId, conversationId, head)
       const { bufferBytesMax: bytesMax, stalledMs } = options
@@ -269,7 +282,7 @@ export function createSseManager(deps: SseManagerDeps, options: SseManagerOption
         receipts.closed(stream, isBroken)
         onClose?.()
       }
-      const stream = openStream(outgoing, { bytesMax, stalledMs, onClose: close })
+      const stream = openStream(outgoing, { headers, bytesMax, stalledMs, onClose: close })
       stream.position = after
       if (onEndSeen) seenBy.set(stream, onEndSeen)
       if (mayStay) guards.set(stream, { mayStay, askedAt: Number.NEGATIVE_INFINITY })

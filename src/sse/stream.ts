@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import { encodeChunk, FINAL_CHUNK, formatRetry, unwrapChunk } from './frames.ts'
 
 /**
@@ -46,94 +47,126 @@ export interface Stream {
  * proxies speak unless told otherwise, knows no chunks: there the body ends with the connection.
  * `onClose` is called exactly once, however the stream ends; with true when its connection was torn off.
  */
-export function openStream(
-  outgoing: ServerResponse,
-  args: { bytesMax: number; stalledMs?: number | undefined; onClose(isBroken: boolean): void },
-): Stream {
-  const { bytesMax, stalledMs = STALLED_MS } = args
-  const knowsChunks = outgoing.req.httpVersionMinor > 0
+export function openStream(outgoing: ServerResponse, args: StreamArgs): Stream {
+  const incoming = outgoing.req
+  const knowsChunks = incoming.httpVersionMinor > 0
   outgoing.writeHead(200, {
+    ...args.headers,
     ...STREAM_HEADERS,
     ...(knowsChunks ? { 'transfer-encoding': 'chunked', connection: 'keep-alive' } : { connection: 'close' }),
   })
   outgoing.flushHeaders()
-  const socket = outgoing.socket
-  let closed = false
-  let taken = 0
-  let takenAt = performance.now()
-  let waiters: (() => void)[] = []
+  // Node keeps the request for as long as the response, which is for hours; of its headers nobody wants anything any more.
+  incoming.headers = {}
+  incoming.rawHeaders = []
+  const { socket } = outgoing
+  const stream = new SocketStream(socket, { ...args, knowsChunks })
+  if (socket && !socket.destroyed) {
+    socket.setNoDelay(true)
+    socket.setTimeout(0)
+    // Comes behind an error as well, and says so.
+    socket.on('close', (isBroken) => stream.close(isBroken))
+  } else {
+    // Without a socket the request was sent behind one that is not answered yet: an empty stream, and the client returns.
+    outgoing.end()
+    queueMicrotask(() => stream.close(true))
+  }
+  return stream
+}
 
-  const send = (chunk: Buffer, onTaken?: () => void) =>
-    socket?.write(knowsChunks ? chunk : unwrapChunk(chunk), onTaken && ((error) => error || onTaken()))
-  const wake = () => {
-    const woken = waiters
-    waiters = []
+interface StreamArgs {
+  /** Sent in the head, with those of every stream. */
+  headers?: Record<string, string> | undefined
+  bytesMax: number
+  stalledMs?: number | undefined
+  onClose(isBroken: boolean): void
+}
+
+/** A class, so that a replica with ten thousand streams has each function once and not ten thousand times. */
+class SocketStream implements Stream {
+  position = 0
+  live = false
+  closed = false
+  readonly #socket: Socket | null
+  readonly #knowsChunks: boolean
+  readonly #bytesMax: number
+  readonly #stalledMs: number
+  readonly #onClose: (isBroken: boolean) => void
+  #taken = 0
+  #takenAt = performance.now()
+  #waiters: (() => void)[] | undefined
+
+  constructor(socket: Socket | null, args: StreamArgs & { knowsChunks: boolean }) {
+    this.#socket = socket
+    this.#knowsChunks = args.knowsChunks
+    this.#bytesMax = args.bytesMax
+    this.#stalledMs = args.stalledMs ?? STALLED_MS
+    this.#onClose = args.onClose
+  }
+
+  hasRoom(bytes: number): boolean {
+    const waiting = this.#socket?.writableLength ?? 0
+    return waiting === 0 || waiting + bytes <= this.#bytesMax
+  }
+
+  write(chunk: Buffer, onTaken?: () => void): boolean {
+    if (this.closed || !this.#socket) return false
+    this.#send(this.#socket, chunk, onTaken)
+    return this.#socket.writableLength <= SOFT_BYTES
+  }
+
+  drained(): Promise<void> {
+    if (this.closed || !this.#socket?.writableNeedDrain) return Promise.resolve()
+    if (!this.#waiters) {
+      this.#waiters = []
+      this.#socket.once('drain', () => this.#wake())
+    }
+    const waiters = this.#waiters
+    return new Promise((resolve) => waiters.push(resolve))
+  }
+
+  end(lastWords?: string): void {
+    const socket = this.#socket
+    if (this.closed || !socket) return
+    if (lastWords) this.#send(socket, encodeChunk(lastWords))
+    socket.end(this.#knowsChunks ? FINAL_CHUNK : '')
+    socket.setTimeout(Math.min(LINGER_MS, this.#stalledMs), () => socket.destroy())
+    this.close(false)
+  }
+
+  dropIfStalled(): boolean {
+    const socket = this.#socket
+    if (!socket) return false
+    const takenNow = socket.bytesWritten - socket.writableLength
+    if (socket.writableLength === 0 || takenNow !== this.#taken) {
+      this.#taken = takenNow
+      this.#takenAt = performance.now()
+    }
+    if (performance.now() - this.#takenAt < this.#stalledMs) return false
+    socket.destroy()
+    return true
+  }
+
+  /** The connection is over, or has been given its last words. */
+  close(isBroken: boolean): void {
+    if (this.closed) return
+    this.closed = true
+    this.#wake()
+    this.#onClose(isBroken)
+  }
+
+  #send(socket: Socket, chunk: Buffer, onTaken?: () => void): void {
+    socket.write(this.#knowsChunks ? chunk : unwrapChunk(chunk), onTaken && ((error) => error || onTaken()))
+  }
+
+  #wake(): void {
+    const woken = this.#waiters ?? []
+    this.#waiters = undefined
     for (const resolve of woken) resolve()
-  }
-  const close = (isBroken: boolean) => {
-    if (closed) return
-    closed = true
-    wake()
-    args.onClose(isBroken)
-  }
-  watch(outgoing, { close, wake })
-
-  return {
-    position: 0,
-    live: false,
-    get closed() {
-      return closed
-    },
-    hasRoom(bytes) {
-      const waiting = socket?.writableLength ?? 0
-      return waiting === 0 || waiting + bytes <= bytesMax
-    },
-    write(chunk, onTaken) {
-      if (closed || !socket) return false
-      send(chunk, onTaken)
-      return socket.writableLength <= SOFT_BYTES
-    },
-    drained() {
-      if (closed || !socket?.writableNeedDrain) return Promise.resolve()
-      return new Promise((resolve) => waiters.push(resolve))
-    },
-    end(lastWords) {
-      if (closed || !socket) return
-      if (lastWords) send(encodeChunk(lastWords))
-      socket.end(knowsChunks ? FINAL_CHUNK : '')
-      socket.setTimeout(Math.min(LINGER_MS, stalledMs), () => socket.destroy())
-      close(false)
-    },
-    dropIfStalled() {
-      if (!socket) return false
-      const takenNow = socket.bytesWritten - socket.writableLength
-      if (socket.writableLength === 0 || takenNow !== taken) {
-        taken = takenNow
-        takenAt = performance.now()
-      }
-      if (performance.now() - takenAt < stalledMs) return false
-      socket.destroy()
-      return true
-    },
   }
 }
 
 /** The frame that asks a client to come back, at a time of its own so that not all return together. */
 export function comeBack(): string {
   return formatRetry(500 + Math.floor(Math.random() * 1_500))
-}
-
-function watch(outgoing: ServerResponse, on: { close(isBroken: boolean): void; wake(): void }) {
-  const { socket } = outgoing
-  if (!socket || socket.destroyed) {
-    // Without a socket the request was sent behind one that is not answered yet: an empty stream, and the client returns.
-    outgoing.end()
-    queueMicrotask(() => on.close(true))
-    return
-  }
-  socket.setNoDelay(true)
-  socket.setTimeout(0)
-  socket.on('drain', on.wake)
-  socket.once('error', () => on.close(true))
-  socket.once('close', () => on.close(false))
 }

@@ -30,6 +30,8 @@ export interface StreamReplica {
   readonly signals: Signals
   /** Server side of the streams opened here, oldest first, each until it can be collected. */
   readonly sockets: WeakRef<Socket>[]
+  /** What there was while a stream was opened and is of no use behind that, each until it can be collected. */
+  readonly leftovers: WeakRef<object>[]
   /** As the rows of its open streams have it. */
   readonly id: string
   url(key: ConversationKey): string
@@ -141,9 +143,11 @@ async function startReplica(
         .catch((error: AppError) => outgoing.writeHead(503).end(error.code)),
   }
   const sockets: WeakRef<Socket>[] = []
+  const leftovers: WeakRef<object>[] = []
   const { url } = await serve((app) => {
     app.use('*', async (c, next) => {
       sockets.push(new WeakRef(c.env.outgoing.socket!))
+      for (const left of [c, c.req.raw, c.req.raw.headers, c.env.incoming.headers]) leftovers.push(new WeakRef(left))
       c.set('actor', actorWithAll({ organizationId, organizationSlug: organizationId, userId: 'user' }))
       c.set('sql', sql)
       if (authenticateAgain) c.set('authenticateAgain', authenticateAgain)
@@ -152,5 +156,5 @@ async function startReplica(
     app.route('/', eventRoutes({ sse: beforeAttach ? delayed : sse, presence, replica: id }))
   })
   const urlOf = ({ conversationId }: ConversationKey) => `${url}/api/v1/agents/${conversationId}/events`
-  return { id, db, tail, sse, signals, sockets, url: urlOf }
+  return { id, db, tail, sse, signals, sockets, leftovers, url: urlOf }
 }

@@ -13,7 +13,7 @@ function routes(app: Router) {
   app.get('/health', (c) => c.json({}))
   app.get('/page', (c) => c.html('<p>', 200, { 'content-security-policy': "default-src 'self'" }))
   app.get('/api/v1/agents/:id/events', (c) => {
-    c.env.outgoing.writeHead(200, { 'content-type': 'text/event-stream' })
+    c.env.outgoing.writeHead(200, { ...c.get('commonHeaders'), 'content-type': 'text/event-stream' })
     c.env.outgoing.write(': hello\n\n')
     return RESPONSE_ALREADY_SENT
   })
@@ -65,7 +65,9 @@ test('an event stream is a line when it opens and one when it ends', async () =>
   expect(lines.map(({ msg }) => msg)).toEqual(['stream opened'])
   req.destroy()
   await vi.waitUntil(() => lines.length === 2, PATIENT)
-  expect(lines[1]).toMatchObject({ msg: 'stream closed', route: '/api/v1/agents/:id/events', status: 200 })
+  const { requestId } = lines[0]!
+  expect(requestId).toMatch(/^req_/)
+  expect(lines[1]).toMatchObject({ msg: 'stream closed', requestId, route: '/api/v1/agents/:id/events', status: 200 })
 })
 
 test('the request id is the caller’s when it is a sane one, and is sent back', async () => {

@@ -3,11 +3,11 @@ import type { ServerResponse } from 'node:http'
 import type { Context, MiddlewareHandler } from 'hono'
 import { clientAddress, type TrustedProxies } from '../../lib/addresses.ts'
 import type { Logger } from '../../lib/logger.ts'
-import { readTraceparent, traceIdOf } from '../../lib/traceparent.ts'
+import { readTraceparent } from '../../lib/traceparent.ts'
 import { type Metrics, NO_METRICS } from '../../telemetry/metrics.ts'
 import { NO_TRACER, type Tracer } from '../../telemetry/tracer.ts'
 import type { Env } from '../env.ts'
-import { logRequest, measureRequest } from '../request-log.ts'
+import { logRequest, measureRequest, requestIds } from '../request-log.ts'
 import { endSpan, traceRequest } from '../request-trace.ts'
 
 /** Long enough for a UUID or a trace id with a prefix, and nothing that could forge a log line. */
@@ -40,33 +40,43 @@ export function context(deps: ContextDeps): MiddlewareHandler<Env> {
     const parent = readTraceparent(header) ? header : undefined
     // Of probes nobody wants to see the traces.
     const span = c.req.path.startsWith('/health') ? undefined : traceRequest(c, tracer, { parent, requestId })
-    const traceparent = span ? span.traceparent : parent
-    const traceId = traceIdOf(traceparent)
     c.set('requestId', requestId)
-    c.set('log', log.child(traceId === undefined ? { requestId } : { requestId, traceId }))
-    c.set('traceparent', traceparent)
+    c.set('traceparent', span ? span.traceparent : parent)
+    c.set('log', log.child(requestIds(c)))
     c.set('logFields', {})
     const peer = c.env?.incoming?.socket.remoteAddress
     c.set('clientAddress', clientAddress(peer, c.req.header('x-forwarded-for'), trustedProxies))
-    setHeaders(c, requestId, https)
+    const headers = commonHeaders(requestId, https)
+    c.set('commonHeaders', headers)
     await next()
-    logRequest(c, startedAt)
+    setHeaders(c, headers)
+    logRequest(c, { startedAt, log })
     measureRequest(c, metrics, startedAt)
     if (span) endSpan(c, span)
   }
 }
 
+function commonHeaders(requestId: string, https: boolean): Record<string, string> {
+  return {
+    'x-request-id': requestId,
+    'x-content-type-options': 'nosniff',
+    'referrer-policy': 'no-referrer',
+    'content-security-policy': "frame-ancestors 'none'",
+    'x-frame-options': 'DENY',
+    ...(https && { 'strict-transport-security': STRICT_TRANSPORT }),
+  }
+}
+
 /**
- * Set on Node's response, which also reaches event streams and keeps Hono's cheap path for plain JSON. A handler that
- * sets one of them itself, as the HTML pages do with their own content security policy, wins.
+ * Set on Node's response, which keeps Hono's cheap path for plain JSON. A handler that sets one of them itself, as the HTML
+ * pages do with their own content security policy, wins. An event stream has sent them by now, together with its head: Node
+ * keeps headers that were set one by one in a table for as long as the response, and that is for hours.
  */
-function setHeaders(c: Context<Env>, requestId: string, https: boolean): void {
+function setHeaders(c: Context<Env>, headers: Record<string, string>): void {
   const outgoing = c.env?.outgoing as ServerResponse | undefined
-  const set = (name: string, value: string) => (outgoing ? outgoing.setHeader(name, value) : c.header(name, value))
-  set('x-request-id', requestId)
-  set('x-content-type-options', 'nosniff')
-  set('referrer-policy', 'no-referrer')
-  set('content-security-policy', "frame-ancestors 'none'")
-  set('x-frame-options', 'DENY')
-  if (https) set('strict-transport-security', STRICT_TRANSPORT)
+  if (outgoing?.headersSent) return
+  for (const [name, value] of Object.entries(headers)) {
+    if (outgoing) outgoing.setHeader(name, value)
+    else if (!c.res.headers.has(name)) c.header(name, value)
+  }
 }

@@ -1,4 +1,3 @@
-import type { ServerResponse } from 'node:http'
 import type { Context, MiddlewareHandler } from 'hono'
 import { findCookie } from '../../domain/accounts/browser-session.ts'
 import { AppError } from '../../lib/errors.ts'
@@ -68,9 +67,7 @@ function allow(c: Context<Env>, origin: string): void {
   setHeader(c, 'access-control-max-age', String(PREFLIGHT_SECONDS))
 }
 
-/** On Node's response, as in `context.ts`: event streams are written there. */
+/** Event streams send it as well, and send it with their head. */
 function setHeader(c: Context<Env>, name: string, value: string): void {
-  const outgoing = c.env?.outgoing as ServerResponse | undefined
-  if (outgoing) outgoing.setHeader(name, value)
-  else c.header(name, value)
+  c.get('commonHeaders')[name] = value
 }

@@ -1,6 +1,9 @@
 import { connect } from 'node:net'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { expect, vi } from 'vitest'
 import { PATIENT, sendRaw } from '../../../tests/support/http.ts'
+import { connectSse } from '../../../tests/support/sse-client.ts'
 import { createStreamWorld } from '../../../tests/support/streams.ts'
 import { test } from '../../../tests/support/world.ts'
 
@@ -57,3 +60,27 @@ test('a client or proxy that speaks HTTP/1.0 gets bare frames, and the end of th
     /^event: connected\ndata: [^\n]+\n\nid: 1\nevent: output\ndata: \{"content":"é 🌍"\}\n\nretry: \d+\n\n$/,
   )
 })
+
+test('a stream that is open keeps nothing of its request, and works on', async ({ world }) => {
+  const streams = await createStreamWorld(world)
+  const key = await streams.conversation()
+  const replica = await streams.startReplica()
+  const client = await connectSse(replica.url(key))
+  await client.waitFor((event) => event.name === 'connected')
+  const collect = gc()
+  await vi.waitFor(() => {
+    collect()
+    expect(replica.leftovers.flatMap((left) => left.deref()?.constructor.name ?? [])).toEqual([])
+  }, PATIENT)
+  expect(replica.leftovers).toHaveLength(4)
+
+  replica.signals.published([await streams.publish(key, [['output', { content: 'still here' }]])])
+  await client.waitForId(1)
+  client.cut()
+  await vi.waitFor(() => expect(replica.sse.count()).toBe(0), PATIENT)
+})
+
+function gc(): () => void {
+  setFlagsFromString('--expose-gc')
+  return runInNewContext('gc')
+}

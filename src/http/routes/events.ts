@@ -77,11 +77,12 @@ export function eventRoutes(deps: EventRouteDeps): Router {
       replica: deps.replica,
     })
     addLogFields(c, { conversationId })
-    const leave = () => deps.presence.leave(following.stream)
+    const { stream } = following
+    const leave = () => deps.presence.leave(stream)
     try {
       deps.sse.attach(c.env.outgoing as never, {
-        ...{ ...following, onClose: leave, mayStay: mayStay(c, following) },
-        onEndSeen: (seq) => deps.presence.seen(following.stream, seq),
+        ...{ ...following, headers: c.get('commonHeaders'), onClose: leave, mayStay: mayStay(c, following) },
+        onEndSeen: (seq) => deps.presence.seen(stream, seq),
       })
     } catch (error) {
       leave()
