@@ -56,7 +56,13 @@ for (const [name, run] of Object.entries(suites)) {
   if (chosen.length > 0 && !chosen.includes(name)) continue
   const since = performance.now()
   const load = loadavg()[0]!.toFixed(1)
-  const rows = await run()
+  const rows = await run().catch((error: unknown) => {
+    // The others are worth their time all the same.
+    console.error(`${name}:`, error)
+    process.exitCode = 1
+    missed.push(`- ${name}: could not be measured`)
+    return []
+  })
   const seconds = Math.round((performance.now() - since) / 1000)
   const section = `## ${name}\n\nLoad of the machine when it began ${load}; took ${seconds} s.\n\n${formatTable(rows)}\n`
   console.log(section)
@@ -67,7 +73,7 @@ if (chosen.length === 0 && !isQuick) {
   const goals = `## Goals missed in this run\n\n${missed.join('\n') || 'None.'}\n`
   writeFileSync(new URL('results.md', import.meta.url), [head(), goals, ...sections].join('\n'))
 }
-process.exit(0)
+process.exit()
 
 function head(): string {
   const commit = execFileSync('git', ['rev-parse', '--short', 'HEAD']).toString().trim()
