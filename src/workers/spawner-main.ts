@@ -1,6 +1,6 @@
 /**
  * The program of the spawner: starts processes for a gateway that has grown too large to do so (`spawner.ts`), and hands over
- * its ends of their pipes. It holds nothing worth reading, and ends with the channel to its gateway, however that died;
+ * its ends of their pipes. It holds nothing worth reading, and ends with the channels to its gateway, however that died;
  * what it had started is killed then.
  */
 import type { Socket } from 'node:net'
@@ -45,7 +45,20 @@ process.on('message', (order: SpawnerOrder) => {
   running.get(order.id)?.signal(order.signal)
   report({ type: 'signalled' })
 })
-process.once('disconnect', () => groups.stop().finally(() => process.exit(0)))
+let isEnding = false
+function end() {
+  if (isEnding) return
+  isEnding = true
+  void groups.stop().finally(() => process.exit(0))
+}
+
+process.once('disconnect', end)
+// Node tells of no disconnection while it waits for a handle to be taken (`internal/child_process`: `_handleQueue`), for ever
+// when whoever was to take it is dead. Nothing is ever written here; its end is the gateway's, too.
+process.stdin
+  .on('error', () => {})
+  .once('close', end)
+  .resume()
 // A manager of services may signal all that belongs to the gateway at once. This one is needed until the workers are gone.
 for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM', 'SIGUSR1'] as const) process.on(signal, () => {})
 report({ type: 'ready' })

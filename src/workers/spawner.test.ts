@@ -1,4 +1,6 @@
+import { spawn } from 'node:child_process'
 import { readFileSync, readlinkSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
 import type { Logger } from '../lib/logger.ts'
 import type { LaunchedProcess } from './launched.ts'
@@ -85,7 +87,7 @@ describe('the spawner', () => {
     expect([one.spawner, ...family].filter(isAlive)).toEqual([])
   })
 
-  it('holds nothing that a worker could want: no environment, no argument, no descriptor but its channel', async () => {
+  it('holds nothing that a worker could want: no environment, no argument, no descriptor but its channels', async () => {
     process.env.LOBU_CANARY = 'canary-41c9'
     const { spawner } = await waiting(await launcherOf(WAITS))
     delete process.env.LOBU_CANARY
@@ -94,7 +96,7 @@ describe('the spawner', () => {
     const args = readFileSync(`/proc/${spawner}/cmdline`, 'utf8').split('\0').filter(Boolean)
     expect(args.at(-1)).toMatch(/spawner-main\.ts$/)
     expect(args.slice(1, -1).every((one) => one.startsWith('--'))).toBe(true)
-    expect([0, 1].map((fd) => readlinkSync(`/proc/${spawner}/fd/${fd}`))).toEqual(['/dev/null', '/dev/null'])
+    expect(readlinkSync(`/proc/${spawner}/fd/1`)).toBe('/dev/null')
   })
 
   it('is out of reach of Ctrl-C, and stays when all of a service are signalled', async () => {
@@ -174,6 +176,22 @@ describe('the spawner', () => {
     expect(isAlive(parent)).toBe(false)
     expect(spawner.isRunning()).toBe(false)
     expect((await spawner.start(spec).exited).error).toBe('the spawner of workers is gone')
+  })
+
+  it('ends with a gateway that dies before it has taken what was handed over', async () => {
+    const gateway = scripts.write(`
+      import { openSpawner } from ${JSON.stringify(join(import.meta.dirname, 'spawner.ts'))}
+      const spawner = await openSpawner({ log: { debug() {}, warn() {} } })
+      spawner.start(${JSON.stringify({ command: process.execPath, args: ['-e', WAITS], env: {} })})
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)`)
+    const child = spawn(process.execPath, [gateway], { stdio: 'ignore' })
+    onTestFinished(() => void child.kill('SIGKILL'))
+    const below = () => childrenOf(child.pid!).flatMap((one) => [one, ...childrenOf(one)])
+    // The spawner, its guard, and the process.
+    await until(() => below().length === 3)
+    const left = below()
+    child.kill('SIGKILL')
+    await until(() => !left.some(isAlive))
   })
 
   it('that cannot be started is done without, and the log says so once', async () => {

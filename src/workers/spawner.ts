@@ -43,13 +43,14 @@ function findSpawnerEntry(): string {
 
 /**
  * Starts a process that starts processes for us: a start copies the page tables of whoever starts, which stops the event
- * loop of a large gateway, and every stream with it, for a tenth of a second. It gets no secret, no argument and no
- * descriptor but the channel and its standard error, and leads a session of its own, so Ctrl-C does not reach it.
+ * loop of a large gateway, and every stream with it, for a tenth of a second. It gets no secret, no argument and no descriptor
+ * but the channel, a pipe that says whether we live, and its standard error; it leads a session of its own, so Ctrl-C does not
+ * reach it.
  *
  *   start ──► spawner forks ──► socket, stdout, stderr (as descriptors) ──► started ──► … ──► ended
  *
  * Its end is the end of its workers: by PDEATHSIG, and by its guard, which kills their groups. Their turns are lost as if
- * each had crashed. Our end is its end: the channel closes.
+ * each had crashed. Our end is its end: channel and pipe close.
  *
  * @throws when it does not come up; then nothing of it is left.
  */
@@ -60,12 +61,14 @@ export async function openSpawner({ log }: { log: Logger }, { silenceMs = SILENC
     child.on('error', (error) => child.pid === undefined && resolve(error.message))
     child.once('exit', (code, signal) => resolve(`it ended with ${signal ?? code}`))
   })
+  child.stdin?.on('error', () => {})
   if (child.stderr) logOutput(child.stderr, { log, level: 'warn' })
   const orders = takeOrders(child, { log, silenceMs })
   let state: 'starting' | 'running' | 'stopping' = 'starting'
 
   async function end(graceMs: number) {
     if (child.connected) child.disconnect()
+    child.stdin?.destroy()
     if (!(await settlesWithin(gone, graceMs))) child.kill('SIGKILL')
     await settlesWithin(gone, STOP_MS)
     orders.close()
@@ -109,7 +112,7 @@ function spawnSpawner(dir: string): ChildProcess {
   return spawn(process.execPath, [...flags, findSpawnerEntry()], {
     cwd: dir,
     env: {},
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    stdio: ['pipe', 'ignore', 'pipe', 'ipc'],
     detached: true,
     windowsHide: true,
   })
