@@ -32,7 +32,13 @@ export function benchHttp(): Promise<Row[]> {
         content text not null, created_at timestamptz not null default now())`
     const names = (await scene.held(CONVERSATIONS)).map((run) => run.conversationId)
     const gateway = await startGateway({
-      ...{ DATABASE_URL: url, LOBU_KEY: scene.key, WORKERS_WARM: '0', QUEUE_DEPTH_MAX: '10000', ORG_QUEUE_MAX: '100000' },
+      ...{
+        DATABASE_URL: url,
+        LOBU_KEY: scene.key,
+        WORKERS_WARM: '0',
+        QUEUE_DEPTH_MAX: '10000',
+        ORG_QUEUE_MAX: '100000',
+      },
     })
     const paths = names.map((name) => `/api/v1/agents/${name}/messages`)
     const common = { pid: gateway.pid, token: scene.key, paths }

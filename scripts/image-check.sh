@@ -303,6 +303,8 @@ written=$(as_worker /bin/sh -c 'for dir in / /app /app/dist /app/node_modules /e
 # A program that may be read may be traced by its own user, and then its environment and memory read. A shell may, which
 # knows nothing: the guard of the workers.
 for pid in "${pids[@]}"; do
+  # A worker that begins is for a moment the program that sets it up.
+  case $(cat "/proc/$pid/comm" 2>/dev/null) in setpriv | choom | '') continue ;; esac
   inner=$(awk '/^NSpid:/ { print $NF }' "/proc/$pid/status" 2>/dev/null) || continue
   [ "$(tr '\0' '\n' <"/proc/$pid/environ" | cut -d= -f1 | sort -u)" != PATH ] || continue
   as_worker /bin/sh -c "head -c 1 /proc/$inner/environ >/dev/null 2>&1 || head -c 1 /proc/$inner/mem >/dev/null 2>&1" \

@@ -5,7 +5,7 @@
 export const PRODUCTION_WAIT_SECONDS = 10
 /** What requests have behind the turns, even where those took all of their grace. */
 const REQUESTS_MS = 10_000
-/** Ending idle workers, the last passes of the loops, and closing the database. */
+/** Ending idle workers, the last passes of the loops, closing the database, and what telemetry has not sent yet. */
 const CLOSING_MS = 5_000
 
 /** When what is over, counted from the signal. Whoever kills a process that does not end must leave it `totalMs`. */

@@ -9,8 +9,6 @@ const WAITING_CHARS_MAX = 4_194_304
 export interface FanOut {
   /** Gives consecutive events to every live stream: at once, or a slice in each turn where there are many. */
   push(events: LoggedEvent[]): void
-  /** True while some stream has not been given all that was pushed. */
-  isBusy(): boolean
 }
 
 /** What a fan-out asks of whoever owns the streams. */
@@ -57,7 +55,6 @@ export function createFanOut(target: FanOutTarget, { slice }: { slice: number })
   const writer = (events: LoggedEvent[]) => (stream: Stream) => target.write(stream, events)
 
   return {
-    isBusy: () => busy,
     push(events) {
       waitingChars += events.reduce((sum, event) => sum + event.data.length, 0)
       if (waitingChars > WAITING_CHARS_MAX && busy) {

@@ -73,11 +73,11 @@ export function createProcessGroups(
         if (!group.running) return group
         const { pid } = group.running
         groups.add(group)
-        guard.add(pid)
         void group.ended.then(() => {
           groups.delete(group)
           guard.remove(pid)
         })
+        guard.add(pid)
         return group
       } catch (error) {
         return failedGroup(error instanceof Error ? error.message : String(error))

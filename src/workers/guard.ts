@@ -44,6 +44,15 @@ export function createGuard({ onUnguarded }: { onUnguarded(reason: string): void
   let missing = process.platform === 'win32'
 
   function open() {
+    try {
+      openShell()
+    } catch (error) {
+      // Some errors, such as a lack of memory, are thrown. The next worker tries again.
+      onUnguarded(error instanceof Error ? error.message : String(error))
+    }
+  }
+
+  function openShell() {
     const child = spawn('sh', ['-c', SCRIPT, 'lobu-guard', dir], {
       stdio: ['pipe', 'ignore', 'ignore'],
       detached: true,

@@ -99,8 +99,8 @@ interface Active {
 
 /** Runs taken in one claim at most. */
 const CLAIM_MAX = 50
-/** With so many free slots the three kinds of claims go to the database at once, and cost one round trip instead of three. */
-const TOGETHER_MIN = 8
+/** With so many slots to fill the three kinds of claims go to the database at once, and cost one round trip instead of three. */
+const TOGETHER_MIN = 4
 /** Runs that end by a database error are tried again to be ended this often; then their lease lapses. */
 const END_TRIES = 10
 /** A run for which no worker could be started is left to others first. */
@@ -126,23 +126,26 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
 
   async function claim() {
     if (slots() === 0) return false
-    const own = async () => (await claimWith((args) => claimPreferredRuns(sql, args))).length > 0
-    const capped = async () => (await claimWith((args) => claimCappedRuns(sql, args))).length > 0
-    if (slots() >= TOGETHER_MIN) {
-      // Each takes half of what the one before has left, so the one that finds most comes first.
-      const found = await Promise.all([claimReady(), own(), capped()])
-      return found.some(Boolean)
+    // What comes now finds the other half of the slots free.
+    const half = Math.ceil(slots() / 2)
+    const own = async (limit: number) => (await claimUpTo(limit, (args) => claimPreferredRuns(sql, args))).length > 0
+    const capped = async (limit: number) => (await claimUpTo(limit, (args) => claimCappedRuns(sql, args))).length > 0
+    if (half >= TOGETHER_MIN) {
+      const quarter = Math.floor(half / 4)
+      const passes = await Promise.allSettled([claimReady(half - 2 * quarter), own(quarter), capped(quarter)])
+      // All have ended, also where one has failed: what is claimed after a pass would be nobody's to hand over.
+      return passes.map(resultOf).some(Boolean)
     }
-    // With few slots left, what waits for this very replica goes before what any may take.
+    // With few slots, what waits for this very replica goes before what any may take.
     const found: boolean[] = []
-    for (const next of [own, capped, claimReady]) if (slots() > 0) found.push(await next())
+    for (const next of [own, capped, claimReady]) if (slots() > 0) found.push(await next(Math.ceil(slots() / 2)))
     return found.some(Boolean)
   }
 
   /** True when more may be found: an organization with few runs leaves its share of a claim unused. */
-  async function claimReady(): Promise<boolean> {
+  async function claimReady(limit: number): Promise<boolean> {
     const first = afterOrganization
-    const ready = await claimWith((args) => claimReadyRuns(sql, { ...args, afterOrganization: first }))
+    const ready = await claimUpTo(limit, (args) => claimReadyRuns(sql, { ...args, afterOrganization: first }))
     const last = ready
       .map((run) => run.organizationId)
       .sort()
@@ -152,9 +155,9 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
     return ready.length > 0 || first !== ''
   }
 
-  /** Claims for half of the free slots, which nobody else may fill meanwhile; the other half is for messages that come now. */
-  async function claimWith(query: (args: ClaimArgs) => Promise<ClaimedRun[]>): Promise<ClaimedRun[]> {
-    const limit = Math.min(Math.ceil(slots() / 2), CLAIM_MAX)
+  /** Claims for so many free slots, which nobody else may fill meanwhile. */
+  async function claimUpTo(most: number, query: (args: ClaimArgs) => Promise<ClaimedRun[]>): Promise<ClaimedRun[]> {
+    const limit = Math.min(most, CLAIM_MAX)
     reserved += limit
     try {
       const claimed = await query({ ...options, limit, organizationMax: options.organizationRunsMax })
@@ -381,4 +384,9 @@ function aboutRun(run: ClaimedRun, trace: TurnTrace): Record<string, string> {
   const traceId = traceIdOf(trace.traceparent ?? run.traceparent)
   const ids = { runId: run.id, conversationId: run.conversationId, organizationId: run.organizationId }
   return traceId === undefined ? ids : { ...ids, traceId }
+}
+
+function resultOf<T>(outcome: PromiseSettledResult<T>): T {
+  if (outcome.status === 'rejected') throw outcome.reason
+  return outcome.value
 }

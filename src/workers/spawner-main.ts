@@ -4,7 +4,7 @@
  * what it had started is killed then.
  */
 import type { Socket } from 'node:net'
-import { createProcessGroups, type Group } from './groups.ts'
+import { createProcessGroups, type Group, type GroupStreams } from './groups.ts'
 import type { SpawnerOrder, SpawnerReport } from './spawner-protocol.ts'
 
 const groups = createProcessGroups(
@@ -13,10 +13,19 @@ const groups = createProcessGroups(
 )
 const running = new Map<number, Group>()
 
-/** Reports keep their order, also behind a stream that the gateway has not taken yet. */
-function report(message: SpawnerReport, stream?: Socket) {
+/** Reports keep their order, also behind a handle that the gateway has not taken yet. */
+function report(message: SpawnerReport, handle?: unknown, onSent = () => {}) {
   // A gateway that is gone hears nothing, and the channel's end says the rest.
-  process.send?.(message, stream, {}, () => {})
+  process.send?.(message, handle as never, {}, onSent)
+}
+
+/**
+ * As the bare handle: a socket that the gateway refuses, for want of a descriptor, would be sent again by Node, and be
+ * confirmed twice, which ends this process by an assertion. A bare one is missing there, and the gateway says so.
+ */
+function handOver(id: number, name: keyof GroupStreams, stream: Socket) {
+  const { _handle } = stream as unknown as { _handle: { readStop(): void } }
+  report({ type: 'stream', id, name }, _handle, () => stream.destroy())
 }
 
 /** Node begins to read in this very tick, and what is read here is lost for the gateway. */
@@ -31,7 +40,7 @@ function start({ id, spec }: Extract<SpawnerOrder, { type: 'start' }>) {
   if (group.running) {
     const { pid, streams } = group.running
     for (const stream of Object.values(streams)) leaveUnread(stream)
-    for (const name of ['socket', 'stdout', 'stderr'] as const) report({ type: 'stream', id, name }, streams[name])
+    for (const name of ['socket', 'stdout', 'stderr'] as const) handOver(id, name, streams[name])
     report({ type: 'started', id, pid })
   }
   void group.ended.then((exit) => {

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest'
@@ -128,6 +129,7 @@ describe('the spawner', () => {
     const rig = await rigOf(
       `${SPEAKS} ${ANSWERS_AT_ONCE}
        import { spawn } from 'node:child_process'
+import { once } from 'node:events'
        const answer = onCommand
        onCommand = (command) => {
          if (command.type !== 'turn' || command.instructions !== 'hang') return answer(command)
@@ -192,6 +194,40 @@ describe('the spawner', () => {
     const left = below()
     child.kill('SIGKILL')
     await until(() => !left.some(isAlive))
+  })
+
+  it('lives on when a descriptor is refused that could be taken a moment later', async () => {
+    const script = scripts.write(
+      `
+      import { channel } from 'node:diagnostics_channel'
+      import { closeSync, openSync } from 'node:fs'
+      import { openSpawner } from ${JSON.stringify(join(import.meta.dirname, 'spawner.ts'))}
+      const open: number[] = []
+      // The first refusal makes room again, before the spawner has heard of it.
+      channel('child_process').subscribe((message) => {
+        const { process: child } = message as any
+        child.prependListener('internalMessage', () => open.splice(0).forEach((fd) => closeSync(fd)))
+      })
+      const spawner = await openSpawner({ log: { debug() {}, warn() {} } as any })
+      const spec = ${JSON.stringify({ command: process.execPath, args: ['-e', ''], env: {} })}
+      const told: (string | undefined)[] = []
+      for (let n = 0; n < 2; n++) {
+        if (n === 0) try { for (;;) open.push(openSync('/dev/null')) } catch {}
+        told.push((await spawner.start(spec).exited).error)
+      }
+      console.log(JSON.stringify([spawner.isRunning(), ...told]))
+      await spawner.stop()`,
+      'ts',
+    )
+    const child = spawn('sh', ['-c', 'ulimit -n 60; exec "$0" "$1"', process.execPath, script])
+    let text = ''
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on('data', (data) => {
+        text += data
+      })
+    }
+    await once(child, 'close')
+    expect(JSON.parse(text)).toEqual([true, expect.stringContaining('EMFILE'), null])
   })
 
   it('that cannot be started is done without, and the log says so once', async () => {

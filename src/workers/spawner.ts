@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import type { Socket } from 'node:net'
+import { Socket, type SocketConstructorOpts } from 'node:net'
 import { join } from 'node:path'
 import type { Logger } from '../lib/logger.ts'
 import { settlesWithin } from '../lib/settles-within.ts'
@@ -56,7 +56,7 @@ function findSpawnerEntry(): string {
  */
 export async function openSpawner({ log }: { log: Logger }, { silenceMs = SILENCE_MS } = {}): Promise<Spawner> {
   const folders = createWorkerFolders()
-  const child = spawnSpawner(folders.dir)
+  const child = await spawnIn(folders)
   const gone = new Promise<string>((resolve) => {
     child.on('error', (error) => child.pid === undefined && resolve(error.message))
     child.once('exit', (code, signal) => resolve(`it ended with ${signal ?? code}`))
@@ -104,6 +104,16 @@ export async function openSpawner({ log }: { log: Logger }, { silenceMs = SILENC
       state = 'stopping'
       await end(STOP_MS)
     },
+  }
+}
+
+/** @throws what spawn throws, such as for a lack of memory; then its folder is gone. */
+async function spawnIn(folders: ReturnType<typeof createWorkerFolders>): Promise<ChildProcess> {
+  try {
+    return spawnSpawner(folders.dir)
+  } catch (error) {
+    await folders.removeAll()
+    throw error
   }
 }
 
@@ -176,7 +186,7 @@ function takeOrders(child: ChildProcess, { log, silenceMs }: { log: Logger; sile
     if (report.type === 'ready') return
     const launch = launches.get(report.id)
     if (!launch || (report.type === 'stream' && !handle)) return
-    if (report.type === 'stream') launch.streams[report.name] = take(handle as Socket)
+    if (report.type === 'stream') launch.streams[report.name] = take(handle)
     else if (report.type === 'started') begin(launch, report.id, report.pid)
     else {
       launches.delete(report.id)
@@ -216,9 +226,9 @@ function takeOrders(child: ChildProcess, { log, silenceMs }: { log: Logger; sile
   }
 }
 
-/** Nobody listens yet, and an error that nobody listens for would end the gateway. */
-function take(stream: Socket): Socket {
-  return stream.on('error', () => {})
+/** A stream over a handle of Node's. Nobody listens yet, and an error that nobody listens for would end the gateway. */
+function take(handle: unknown): Socket {
+  return new Socket({ handle, readable: true, writable: true } as SocketConstructorOpts).on('error', () => {})
 }
 
 /** Our last resort where there is no guard, which is quicker: by now the number could belong to somebody else. */

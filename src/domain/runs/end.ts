@@ -66,7 +66,8 @@ export async function endRun(deps: { sql: Sql; signals: Signals }, end: EndOfRun
  * follow commits (I2) and no reply can slip in behind the end.
  *
  * Statements that need no answer of one another are sent together: the database works them off in this order, and every
- * round trip is time for which the conversation is locked.
+ * round trip is time for which the conversation is locked. Their values are strings and numbers that are there by then: one
+ * that the driver could not write would leave it waiting for an answer that never comes (postgres.js 3.4, `execute`).
  */
 export async function endRunIn(tx: Sql, given: EndOfRun): Promise<EndResult> {
   const [conversation, ended] = await Promise.all([lockConversation(tx, given), discharge(tx, given)])
