@@ -12,9 +12,11 @@ RUN npm ci --no-audit --no-fund
 COPY scripts/build.ts scripts/
 COPY src src
 RUN node scripts/build.ts
-# For production; and the image has a Node of its own, so the ones that npm brings for checkouts go.
+# For production; and the image has a Node of its own, so the ones that npm brings for checkouts go. What only tools of
+# development read is more than half of the packages: maps to sources, and types.
 RUN npm prune --omit=dev --omit=optional --omit=peer --no-audit --no-fund \
-  && rm -rf node_modules/.cache node_modules/.bin node_modules/node-linux-* node_modules/node-win-*
+  && rm -rf node_modules/.cache node_modules/.bin node_modules/node-linux-* node_modules/node-win-* \
+  && find node_modules -type f \( -name '*.map' -o -name '*.ts' -o -name '*.mts' -o -name '*.cts' \) -delete
 # Compiled code of the workers, which counts only for the user that made it. Afterwards it is root's, so that no worker
 # can change what the next one runs.
 RUN chown -R 10001:10001 dist/worker \
