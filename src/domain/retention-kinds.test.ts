@@ -336,6 +336,26 @@ describe('conversations in which nothing was said for long', () => {
     expect(await idsOf(scene)).toEqual([])
   })
 
+  test('leave none of their events behind, also where somebody held one of them for a moment', async ({ world }) => {
+    const scene = await createScene(world)
+    const { sql, organizationId } = scene
+    const id = await answered(scene)
+    await age(scene, [id])
+    const held = await scene.hold(
+      (await world.replica()).sql,
+      (tx) =>
+        tx`select 1 from event_log where organization_id = ${organizationId} and conversation_id = ${id} for update`,
+    )
+    const passing = removeIdleConversations(sql, {
+      ...{ keepMs: 100 * DAY_MS, after: { organizationId, id: '' }, conversationsMax: 5, filesMax: 20, rowsMax: 500 },
+    })
+    // It has come to the conversation's end when its runs are gone, and either waits there or is done.
+    await until(async () => expect(await sql`select 1 from runs where conversation_id = ${id}`).toHaveLength(0))
+    await held.release()
+    expect((await passing).removed).toBe(1)
+    expect(await sql`select 1 from event_log where conversation_id = ${id}`).toHaveLength(0)
+  })
+
   test('stay for ever without the setting', async ({ world }) => {
     const scene = await createScene(world)
     const names = (conversationsKeepMs: number | null) =>

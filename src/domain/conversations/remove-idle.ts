@@ -1,5 +1,7 @@
 import type { Sql } from '../../db/client.ts'
 import { removeRows } from '../../db/remove-rows.ts'
+import { removeReplies } from '../../queue/thread-response.ts'
+import { removeConversationLogs } from '../../sse/event-log.ts'
 import { removePresence } from '../../sse/presence.ts'
 
 /** Conversations looked at in one batch: index entries and the head of each row. */
@@ -89,7 +91,11 @@ async function removeOne(tx: Sql, { organizationId, id }: Key, keepMs: number, r
     room[kind] -= await removeRows(tx, { table, key, due, rowsMax: room[kind] })
     if (room[kind] <= 0) return 'unfinished'
   }
-  await removePresence(tx, { organizationId, ids: [id] })
+  // What somebody held for a moment was left, and would be nobody's behind the conversation.
+  const ids = [id]
+  await removeConversationLogs(tx, { organizationId, ids })
+  await removeReplies(tx, { organizationId, ids })
+  await removePresence(tx, { organizationId, ids })
   await tx`delete from conversations where organization_id = ${organizationId} and id = ${id}`
   return 'gone'
 }
