@@ -17,8 +17,8 @@ export interface GuardOptions {
 
 /**
  * postgres.js, made safe for a server that runs for months: each query and each transaction passes the gate, so what
- * waits is bounded and the driver pipelines nothing but statements of one transaction that are sent together; a connection that dies inside `begin` does not end the process; errors
- * of the connection arrive as `AppError('database_unavailable')`.
+ * waits is bounded and the driver pipelines nothing but statements of one transaction that are sent together; a connection
+ * that dies inside `begin` does not end the process; errors of the connection arrive as `AppError('database_unavailable')`.
  *
  * Cursors, `reserve`, `listen` and `end` are refused: they would go round the gate. `current` may give another pool later.
  */

@@ -9,7 +9,10 @@ import type { Sql } from './client.ts'
 export const PAYLOAD_BYTES_MAX = 7_900
 /** Postgres refuses a longer channel. */
 const CHANNEL_BYTES_MAX = 63
-/** Rings that may wait for the statement before them, in each lane. Past it they are dropped: a ring is a hint, the table is the truth. */
+/**
+ * Rings that may wait for the statement before them, in each lane. Past it they are dropped: a ring is a hint, the table is
+ * the truth.
+ */
 const WAITING_MAX = 1_000
 /** How long `stop` waits for what was rung before. */
 const STOP_FLUSH_MS = 1_000

@@ -20,18 +20,15 @@ function report(message: SpawnerReport, handle?: unknown, onSent = () => {}) {
 }
 
 /**
+ * In the tick in which the stream was made: Node begins to read at its end, and what is read here is lost for the gateway.
+ *
  * As the bare handle: a socket that the gateway refuses, for want of a descriptor, would be sent again by Node, and be
  * confirmed twice, which ends this process by an assertion. A bare one is missing there, and the gateway says so.
  */
 function handOver(id: number, name: keyof GroupStreams, stream: Socket) {
   const { _handle } = stream as unknown as { _handle: { readStop(): void } }
-  report({ type: 'stream', id, name }, _handle, () => stream.destroy())
-}
-
-/** Node begins to read in this very tick, and what is read here is lost for the gateway. */
-function leaveUnread(stream: Socket) {
-  const { _handle } = stream as unknown as { _handle: { readStop(): void } }
   _handle.readStop()
+  report({ type: 'stream', id, name }, _handle, () => stream.destroy())
 }
 
 function start({ id, spec }: Extract<SpawnerOrder, { type: 'start' }>) {
@@ -39,7 +36,6 @@ function start({ id, spec }: Extract<SpawnerOrder, { type: 'start' }>) {
   running.set(id, group)
   if (group.running) {
     const { pid, streams } = group.running
-    for (const stream of Object.values(streams)) leaveUnread(stream)
     for (const name of ['socket', 'stdout', 'stderr'] as const) handOver(id, name, streams[name])
     report({ type: 'started', id, pid })
   }

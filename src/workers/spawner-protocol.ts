@@ -9,7 +9,7 @@ export type SpawnerOrder =
 /** What the spawner says. */
 export type SpawnerReport =
   | { type: 'ready' }
-  /** Carries the stream itself; one that cannot be taken in is left out. */
+  /** Carries the stream's handle; one that cannot be taken in is missing. */
   | { type: 'stream'; id: number; name: keyof GroupStreams }
   /** After its streams. */
   | { type: 'started'; id: number; pid: number }
