@@ -43,8 +43,15 @@ buildah() { command buildah --root "$work/store" --runroot "$work/run" --storage
 # Processes of ours that may be running, by pid.
 inside=
 
+# The first process inside, with which the kernel ends all others there, and the one outside, at whose end the first one
+# would not end any more: it has changed its user meanwhile.
+kill_inside() {
+  pkill -KILL -P "$1" || true
+  kill -KILL "$1" 2>/dev/null || true
+}
+
 clean_up() {
-  [ -z "$inside" ] || kill -KILL "$inside" 2>/dev/null || true
+  [ -z "$inside" ] || kill_inside "$inside"
   bash scripts/postgres-test.sh stop "$work/postgres" --delete >/dev/null 2>&1 || true
   buildah umount -a >/dev/null 2>&1 || true
   buildah rm -a >/dev/null 2>&1 || true
@@ -195,7 +202,7 @@ watch() {
     sleep 1
     kill -0 "$1" || return 0
   done
-  kill -KILL "$1"
+  kill_inside "$1"
 }
 
 # The same for what ends by itself: prints what it says, and resolves with its exit code.
@@ -341,7 +348,7 @@ say 'the same orphans under Node alone, to see that the look at zombies sees the
 CONTROL='setInterval(() => {}, 1000)' start "$work/control" --
 for _ in $(seq 100); do first=$(first_inside) && [ "$(cat "/proc/$first/comm" 2>/dev/null)" = node ] && break; sleep 0.1; done
 [ "$(zombies_after_orphans "$first")" -gt 0 ] || die 'zombies are not seen'
-kill -KILL "$inside"; wait "$inside" 2>/dev/null || true
+kill_inside "$inside"; wait "$inside" 2>/dev/null || true
 inside=
 
 buildah push -q localhost/lobu "oci-archive:$work/lobu.tar" >/dev/null
