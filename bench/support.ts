@@ -98,6 +98,12 @@ export interface BenchGateway {
 /** The same for all gateways of a bench, which share a database and so its sealed canary. */
 const SECRETS = { JWT_SECRET: 'bench-'.repeat(8), BETTER_AUTH_SECRET: 'auth-'.repeat(8) }
 
+/** Gateways that run. A measurement that failed stops none of its own. */
+const running = new Set<ChildProcess>()
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
 /** Starts the built gateway as a process, with `nodeArgs` for its Node, and waits until it is ready. */
 export async function startGateway(env: Record<string, string>, nodeArgs: string[] = []): Promise<BenchGateway> {
   const dir = env.LOBU_DATA_DIR ?? (await mkdtemp(join(tmpdir(), 'lobu-bench-')))
@@ -114,6 +120,8 @@ export async function startGateway(env: Record<string, string>, nodeArgs: string
     },
     stdio: nodeArgs.length > 0 ? ['ignore', 'pipe', 'inherit', 'ipc'] : ['ignore', 'pipe', 'inherit'],
   })
+  running.add(child)
+  child.once('exit', () => running.delete(child))
   const { url, key } = await readStart(child, env.LOBU_KEY === undefined)
   const startMs = performance.now() - startedAt
   if (key) keys.set(url, key)
