@@ -121,16 +121,26 @@ export async function startGateway(env: Record<string, string>, choice?: BuildCh
 
 /**
  * Resolves when `check` holds; what it returned comes back. Rejects, naming `what` was waited for, after `withinMs`,
- * which is no promise of the product but the point at which a test gives up.
+ * which is no promise of the product but the point at which a test gives up, also on a `check` that never settles.
  */
 export async function until<T>(check: () => T | Promise<T>, what: string, withinMs = 90_000): Promise<NonNullable<T>> {
-  const deadline = performance.now() + withinMs
-  for (;;) {
-    const value = await check()
-    if (value) return value as NonNullable<T>
-    if (performance.now() > deadline) throw new Error(`waited ${withinMs / 1000} s in vain until ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
+  let isOver = false
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      isOver = true
+      reject(new Error(`waited ${withinMs / 1000} s in vain until ${what}`))
+    }, withinMs)
+  })
+  async function ask(): Promise<NonNullable<T>> {
+    while (!isOver) {
+      const value = await check()
+      if (value) return value as NonNullable<T>
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    return late
   }
+  return await Promise.race([ask(), late]).finally(() => clearTimeout(timer))
 }
 
 /** Watches over a program that the caller has started, with `dir` as its TMPDIR. */

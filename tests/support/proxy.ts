@@ -26,13 +26,29 @@ export async function startLoadBalancer({ random }: { random: Random }): Promise
   const counts = new Map<number, number>()
   const open = new Map<Socket, number>()
 
+  /** Open from the first moment: one that is still being made when its replica is given up would find it frozen. */
+  async function connectAny(ports: number[]): Promise<Socket | undefined> {
+    for (const port of ports) {
+      const socket = connect(port, '127.0.0.1')
+      open.set(socket, port)
+      const isConnected = await new Promise<boolean>((resolve) => {
+        socket.once('connect', () => resolve(true)).on('error', () => {})
+        socket.once('close', () => {
+          open.delete(socket)
+          resolve(false)
+        })
+      })
+      if (isConnected) return socket
+    }
+    return undefined
+  }
+
   async function pass(incoming: IncomingMessage, outgoing: ServerResponse) {
     const socket = await connectAny(random.shuffle(targets).slice(0, skips ? undefined : 1))
-    if (!socket) return void outgoing.writeHead(502, { connection: 'close' }).end('no replica takes connections')
-    const port = socket.remotePort ?? 0
+    if (!socket || socket.destroyed)
+      return void outgoing.writeHead(502, { connection: 'close' }).end('no replica takes connections')
+    const port = open.get(socket) ?? 0
     counts.set(port, (counts.get(port) ?? 0) + 1)
-    open.set(socket, port)
-    socket.on('close', () => open.delete(socket))
     const { method, url: path, headers } = incoming
     const upstream = request({
       method,
@@ -75,15 +91,4 @@ export async function startLoadBalancer({ random }: { random: Random }): Promise
         server.closeAllConnections()
       }),
   }
-}
-
-async function connectAny(ports: number[]): Promise<Socket | undefined> {
-  for (const port of ports) {
-    const socket = connect(port, '127.0.0.1')
-    const isConnected = await new Promise<boolean>((resolve) => {
-      socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
-    })
-    if (isConnected) return socket
-  }
-  return undefined
 }
