@@ -191,12 +191,17 @@ async function startCluster(
     replicas: started,
     open: (body, opening) => openConversation(cluster, body, opening),
   }
+  const report = () => started.map((gateway) => gateway.report()).join('\n')
   return {
     cluster,
-    report: () => started.map((gateway) => gateway.report()).join('\n'),
+    report,
     async stop() {
+      // Whoever was told to stop ends with 0, and who was killed with no code at all.
+      const exits = started.filter((gateway) => gateway.hasExited()).map(async (gateway) => (await gateway.exited).code)
+      const died = (await Promise.all(exits)).some((code) => code !== null && code !== 0)
       await Promise.all(started.map((gateway) => gateway.destroy()))
       await proxy.stop()
+      if (died) throw new Error(`a replica ended by itself\n${report()}`)
     },
   }
 }
