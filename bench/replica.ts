@@ -39,7 +39,10 @@ export async function startReplica(
     free: () => FREE,
     has: () => false,
     forget() {},
-    snapshot: () => ({ workers: 0, busy: 0, warm: 0, max: FREE, isolation: 'advisory', fault: null, starting: false }),
+    snapshot: () => ({
+      ...{ workers: 0, busy: 0, warm: 0, max: FREE, busyMax: FREE },
+      ...{ isolation: 'advisory', fault: null, starting: false },
+    }),
   }
   const replies = createReplyWriter({ sql, log, onInserted() {} })
   const quiet = log.child({}, { level: 'error' })

@@ -12,7 +12,10 @@ function gauges(begin: () => Promise<unknown>) {
     metrics,
     db: { sql: { begin: asked } as never, load: () => ({ places: 10, busy: 4, waiting: 2 }) },
     loops: [{ name: 'publisher', ageMs: () => 1_500, staleMs: () => 13_000 } as GaugeDeps['loops'][number]],
-    workers: () => ({ workers: 5, busy: 2, warm: 1, max: 9, isolation: 'advisory', fault: null, starting: false }),
+    workers: () => ({
+      ...{ workers: 5, busy: 2, warm: 1, max: 9, busyMax: 7 },
+      ...{ isolation: 'advisory', fault: null, starting: false },
+    }),
     streams: () => 11,
     streamsMax: 100,
     readiness: async () => ({ ready: false }),
@@ -37,6 +40,7 @@ test('each part says how it stands', async () => {
     'lobu_workers{state="busy"} 2',
     'lobu_workers{state="idle"} 2',
     'lobu_workers_max 9',
+    'lobu_workers_busy_max 7',
     'lobu_db_pool_connections{state="busy"} 4',
     'lobu_db_pool_connections{state="free"} 6',
     'lobu_db_pool_waiting 2',
@@ -72,6 +76,14 @@ test('a database that does not answer costs a scrape a second and the figures of
   expect(later).toContain('lobu_streams 11')
   expect(later).toMatch(/lobu_queue_sample_age_seconds 4[78]/)
   expect(asked).toHaveBeenCalledTimes(2)
+})
+
+test('before the first look at the queues there is no age of it, which would be taken for fresh', async () => {
+  let answer: () => Promise<unknown> = () => Promise.reject(new Error('away'))
+  const { text } = gauges(() => answer())
+  expect(await text()).not.toMatch(/^lobu_queue_sample_age_seconds/m)
+  answer = async () => DEPTHS
+  expect(await text()).toMatch(/^lobu_queue_sample_age_seconds 0/m)
 })
 
 test('a database that refuses leaves the figures of the queues out, and is asked again', async () => {

@@ -31,7 +31,7 @@ export function reportGauges(deps: GaugeDeps): void {
   const sample = createQueueSample(() => readQueueDepths(db.sql))
 
   metrics.beforeRender(() => {
-    const { busy, warm, workers, max, isolation } = deps.workers()
+    const { busy, warm, workers, max, busyMax, isolation } = deps.workers()
     metrics.set('lobu_info', [{ labels: { version: deps.version }, value: 1 }])
     metrics.set('lobu_isolation_tier', [{ labels: {}, value: TIERS[isolation] }])
     metrics.set('lobu_workers', [
@@ -40,6 +40,7 @@ export function reportGauges(deps: GaugeDeps): void {
       { labels: { state: 'idle' }, value: workers - busy - warm },
     ])
     metrics.set('lobu_workers_max', [{ labels: {}, value: max }])
+    metrics.set('lobu_workers_busy_max', [{ labels: {}, value: busyMax }])
     metrics.set('lobu_streams', [{ labels: {}, value: deps.streams() }])
     metrics.set('lobu_streams_max', [{ labels: {}, value: deps.streamsMax }])
     const load = db.load()
@@ -73,14 +74,14 @@ export function reportGauges(deps: GaugeDeps): void {
       'lobu_queue_oldest_age_seconds',
       readings.map(({ labels, oldestSeconds }) => ({ labels, value: oldestSeconds })),
     )
-    metrics.set('lobu_queue_sample_age_seconds', [{ labels: {}, value: ageMs / 1000 }])
+    // Without any look yet there is no age: a 0 would pass for fresh, and hide that no other replica can look either.
+    metrics.set('lobu_queue_sample_age_seconds', ageMs === null ? [] : [{ labels: {}, value: ageMs / 1000 }])
   })
 }
 
 /** The newest figures of the queues. Scrapes that come together, or soon after each other, share one look. */
 function createQueueSample(read: () => Promise<QueueDepth[]>) {
-  const startedAt = performance.now()
-  let taken: { at: number; depths: QueueDepth[] } = { at: Number.NEGATIVE_INFINITY, depths: [] }
+  let taken: { at: number; depths: QueueDepth[] } | undefined
   let look: Promise<void> | undefined
 
   async function refresh() {
@@ -94,11 +95,12 @@ function createQueueSample(read: () => Promise<QueueDepth[]>) {
   }
 
   return async () => {
-    if (performance.now() - taken.at > SAMPLE_MS) {
+    if (taken === undefined || performance.now() - taken.at > SAMPLE_MS) {
       look ??= refresh()
       await Promise.race([look, new Promise((resolve) => setTimeout(resolve, SAMPLE_WAIT_MS).unref())])
     }
-    const ageMs = performance.now() - Math.max(taken.at, startedAt)
+    if (taken === undefined) return { depths: [], ageMs: null }
+    const ageMs = performance.now() - taken.at
     return { depths: ageMs > SAMPLE_KEPT_MS ? [] : taken.depths, ageMs }
   }
 }

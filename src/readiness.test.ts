@@ -183,7 +183,7 @@ async function createStage(world: World, wrap: (db: Database) => Database = (db)
     publicUrlFault: null,
     loops,
     retention,
-    workers: () => ({ workers: 2, busy: 1, warm: 1, max: 8, isolation: 'advisory', ...state.workers }),
+    workers: () => ({ workers: 2, busy: 1, warm: 1, max: 8, busyMax: 8, isolation: 'advisory', ...state.workers }),
     streams: () => 7,
     facts: { service: 'lobu' },
   })

@@ -21,6 +21,7 @@ export interface ReadinessDeps {
     busy: number
     warm: number
     max: number
+    busyMax: number
     isolation: string
     fault: string | null
     starting: boolean

@@ -40,7 +40,7 @@ export const METRICS = {
   },
   lobu_queue_sample_age_seconds: {
     kind: 'gauge',
-    help: 'Age of the figures of the queues; it grows while the database does not answer, and then they are left out',
+    help: 'Age of the figures of the queues; it grows while the database does not answer, and then they are left out. Missing before the first',
     labels: [],
   },
   lobu_loop_age_seconds: {
@@ -113,6 +113,11 @@ export const METRICS = {
     labels: ['state'],
   },
   lobu_workers_max: { kind: 'gauge', help: 'How many there may be', labels: [] },
+  lobu_workers_busy_max: {
+    kind: 'gauge',
+    help: 'How many of them may be busy: turns that this replica runs at once',
+    labels: [],
+  },
   lobu_db_pool_connections: { kind: 'gauge', help: 'Places of the database pool: busy, free', labels: ['state'] },
   lobu_db_pool_waiting: { kind: 'gauge', help: 'Statements that wait for a place', labels: [] },
 } as const satisfies Record<string, Definition>

@@ -9,7 +9,7 @@ export interface Metrics {
   count<N extends CounterName>(name: N, labels: LabelsOf<N>, by?: number): void
   /** In the unit that the name ends with. */
   observe<N extends HistogramName>(name: N, labels: LabelsOf<N>, value: number): void
-  /** Replaces all values of a gauge. */
+  /** Replaces all values of a gauge. Without any, and before the first call, it is left out; only `lobu_ready` begins with 0. */
   set<N extends GaugeName>(name: N, readings: Reading<N>[]): void
   /** Called before each rendering, to bring gauges up to date. One that rejects is left out. */
   beforeRender(update: () => Promise<void> | void): void

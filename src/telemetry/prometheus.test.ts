@@ -30,6 +30,18 @@ test('counters, histograms and gauges are rendered, and so is the process itself
   expect((await metrics.render()).text).toContain('lobu_streams 0')
 })
 
+test('a gauge that nobody has set is left out, but for readiness, which is no until somebody says yes', async () => {
+  const metrics = createMetrics()
+  const isGauge = (line: string) => METRICS[/^\w+/.exec(line)?.[0] as keyof typeof METRICS]?.kind === 'gauge'
+  const gauges = async () => (await metrics.render()).text.split('\n').filter(isGauge)
+  expect(await gauges()).toEqual(['lobu_ready 0'])
+  metrics.set('lobu_ready', [{ labels: {}, value: 1 }])
+  metrics.set('lobu_streams', [{ labels: {}, value: 0 }])
+  expect(await gauges()).toEqual(['lobu_ready 1', 'lobu_streams 0'])
+  metrics.set('lobu_streams', [])
+  expect(await gauges()).toEqual(['lobu_ready 1'])
+})
+
 test('an update that fails leaves its figures out and nothing else', async () => {
   const metrics = createMetrics()
   metrics.beforeRender(() => {

@@ -27,16 +27,19 @@ export function createMetrics(): Metrics {
   const updates: (() => Promise<void> | void)[] = []
   const find = <T>(name: string) => made.get(name) as T
   for (const [name, label, values] of FROM_ZERO)
-    for (const value of values) find<InstanceType<typeof Counter>>(name).inc({ [label]: value }, 0)
+    for (const value of values) find<Counter>(name).inc({ [label]: value }, 0)
+  // prom-client starts those without labels at 0, which says of what nobody has looked at yet that it is empty, or fresh.
+  for (const [name, { kind }] of Object.entries<Definition>(METRICS)) if (kind === 'gauge') clear(find<Gauge>(name))
+  // Who waits for the database reports nothing else, and alerts ask for this one.
+  find<Gauge>('lobu_ready').set(0)
 
   return {
     enabled: true,
-    count: (name, labels, by = 1) => find<InstanceType<typeof Counter>>(name).inc(bound(name, labels), by),
-    observe: (name, labels, value) =>
-      find<InstanceType<typeof Histogram>>(name).observe(bound(name, labels), Math.max(0, value)),
+    count: (name, labels, by = 1) => find<Counter>(name).inc(bound(name, labels), by),
+    observe: (name, labels, value) => find<Histogram>(name).observe(bound(name, labels), Math.max(0, value)),
     set(name, readings) {
-      const gauge = find<InstanceType<typeof Gauge>>(name)
-      gauge.reset()
+      const gauge = find<Gauge>(name)
+      clear(gauge)
       for (const { labels, value } of readings) gauge.set(bound(name, labels), value)
     },
     beforeRender: (update) => void updates.push(update),
@@ -45,6 +48,12 @@ export function createMetrics(): Metrics {
       return { contentType: registry.contentType, text: await registry.metrics() }
     },
   }
+}
+
+/** Leaves the gauge without any value. */
+function clear(gauge: Gauge) {
+  gauge.reset()
+  gauge.remove({})
 }
 
 /** Keeps the number of series within bounds, whatever is reported. */

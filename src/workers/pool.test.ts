@@ -223,6 +223,7 @@ describe('the pool', () => {
     const rig = await rigOf({ max: 3, busyMax: 10, entry: scripts.write(`${SPEAKS}\n${ANSWERS_AT_ONCE}`) })
     for (const key of ['org/x', 'org/y']) await runTurn(rig, { key })
     expect(rig.pool.free()).toBe(3)
+    expect(rig.pool.snapshot()).toMatchObject({ max: 3, busyMax: 3 })
     const turns = Array.from({ length: 20 }, (_, i) => runTurn(rig, { key: `org/conv-${i}` }))
     expect(rig.pool.free()).toBe(0)
     const ends = await Promise.all(turns)
@@ -230,6 +231,12 @@ describe('the pool', () => {
     expect(ends.map(({ end }) => end.status)).toEqual(Array(20).fill('completed'))
     expect(rig.mostAlive()).toBe(3)
     expect(rig.pool.free()).toBe(3)
+  })
+
+  it('says how many turns it runs at once, where that is less than its workers', async () => {
+    const rig = await rigOf({ max: 9, busyMax: 2 })
+    expect(rig.pool.snapshot()).toMatchObject({ max: 9, busyMax: 2 })
+    expect(rig.pool.free()).toBe(2)
   })
 
   it('never gives a worker of one conversation to another', async () => {

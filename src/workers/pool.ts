@@ -49,6 +49,8 @@ export interface PoolSnapshot {
   busy: number
   warm: number
   max: number
+  /** Turns at once, by processes and by cores. */
+  busyMax: number
   isolation: Isolation
   /** Why no worker can be started; null as far as is known. */
   fault: string | null
@@ -279,6 +281,7 @@ export function createWorkerPool(
       busy: [...workers].filter((worker) => worker.busy).length,
       warm: spares().filter((worker) => worker.process.isReady()).length,
       max,
+      busyMax: turns.max,
       isolation: launcher.isolation,
       fault: watchStart.fault(),
       starting: options.warm > 0 && !watchStart.isProven() && watchStart.fault() === null,

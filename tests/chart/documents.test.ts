@@ -19,6 +19,9 @@ interface Alert {
   description: string
 }
 
+const MINUTES = /for (a|two|five|ten) minutes?\b/
+const WORDS: Record<string, number> = { a: 1, two: 2, five: 5, ten: 10 }
+
 const { metrics, alerts } = parse(read(CHART, 'files/alerts.yaml')) as { metrics: string[]; alerts: Alert[] }
 
 const helms = await findHelms()
@@ -72,6 +75,17 @@ describe('alerts', () => {
       const page = read(RUNBOOKS, `${alert.alert}.md`)
       expect(page).toMatch(new RegExp(`^# ${alert.alert}\n`))
       for (const heading of ['## What it means', '## What to look at', '## What to do']) expect(page).toContain(heading)
+    },
+  )
+
+  test.each(alerts.filter(({ description }) => MINUTES.test(description)))(
+    '$alert fires after as long as it says',
+    ({ expr, for: pending, description }) => {
+      const [, word] = MINUTES.exec(description)!
+      // An age has to be reached, a window has to be filled, and only then it counts how long that lasts.
+      const [, age = '0'] = /_age_seconds\{[^}]*\}\)? > (\d+)/.exec(expr) ?? []
+      const [, window = '0'] = /_over_time\([^[]*\[(\d+)m\]/.exec(expr) ?? []
+      expect(WORDS[word!]).toBe(Number.parseInt(pending, 10) + Number(age) / 60 + Number(window))
     },
   )
 

@@ -79,6 +79,7 @@ test('what happened is counted where it happened, without a name of anybody', as
     expect(one.sum('lobu_db_pool_connections')).toBe(10)
     expect(one.value('lobu_queue_sample_age_seconds')).toBeLessThan(60)
     expect(one.sum('lobu_workers')).toBeLessThanOrEqual(one.value('lobu_workers_max')!)
+    expect(one.value('lobu_workers_busy_max')).toBe(20)
     expect(one.value('nodejs_eventloop_lag_p99_seconds')).toBeGreaterThanOrEqual(0)
     for (const name of Object.keys(METRICS)) expect(one.text, name).toContain(`# TYPE ${name} `)
     for (const id of [conversation.id, done.runId, done.messageId]) expect(one.text).not.toContain(id)
