@@ -2,6 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Context } from 'hono'
 import { routePath } from 'hono/route'
 import type { Logger } from '../lib/logger.ts'
+import { statusClass } from '../lib/status-class.ts'
 import { traceIdOf } from '../lib/traceparent.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Env } from './env.ts'
@@ -24,7 +25,7 @@ export function measureRequest(c: Context<Env>, metrics: Metrics, startedAt: num
     {
       method: METHODS.has(method) ? method : 'other',
       route: routePath(c),
-      status: `${Math.floor(status / 100)}xx`,
+      status: statusClass(status),
     },
     (performance.now() - startedAt) / 1000,
   )

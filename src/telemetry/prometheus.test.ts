@@ -1,14 +1,15 @@
 import { expect, test } from 'vitest'
-import { METRICS } from './definitions.ts'
+import { type Definition, METRICS } from './definitions.ts'
 import { createMetrics } from './prometheus.ts'
 
 test('every metric is named by the rules of Prometheus, says what it is, and has few labels', () => {
-  for (const [name, { kind, help, labels }] of Object.entries(METRICS)) {
+  for (const [name, { kind, help, labels, values = {} }] of Object.entries<Definition>(METRICS)) {
     expect(name).toMatch(/^lobu_[a-z0-9_]+$/)
     expect(name.endsWith('_total'), name).toBe(kind === 'counter')
     if (kind === 'histogram') expect(name).toMatch(/_seconds$/)
     expect(help.length, name).toBeGreaterThan(10)
     expect(labels.length, name).toBeLessThanOrEqual(3)
+    expect(labels, name).toEqual(expect.arrayContaining(Object.keys(values)))
     expect(labels, name).not.toEqual(expect.arrayContaining([expect.stringMatching(/id$|user|organization|path$/i)]))
   }
 })

@@ -7,10 +7,7 @@ const LABEL_VALUES_MAX = 100
 const LABEL_CHARS_MAX = 100
 
 /** What alerts look at for an increase, which a series that is born with its first event does not show. */
-const FROM_ZERO: [keyof typeof METRICS, string, string[]][] = [
-  ['lobu_dead_letters_total', 'kind', ['runs', 'webhook']],
-  ['lobu_runs_ended_total', 'status', ['completed', 'failed', 'cancelled']],
-]
+const FROM_ZERO = ['lobu_dead_letters_total', 'lobu_runs_ended_total'] as const
 
 /** Metrics that are kept. Load this file only when somebody asks for them: a gateway without metrics does not hold prom-client. */
 export function createMetrics(): Metrics {
@@ -26,8 +23,9 @@ export function createMetrics(): Metrics {
   const bound = createLabelBound()
   const updates: (() => Promise<void> | void)[] = []
   const find = <T>(name: string) => made.get(name) as T
-  for (const [name, label, values] of FROM_ZERO)
-    for (const value of values) find<Counter>(name).inc({ [label]: value }, 0)
+  for (const name of FROM_ZERO)
+    for (const [label, values] of Object.entries(METRICS[name].values))
+      for (const value of values) find<Counter>(name).inc({ [label]: value }, 0)
   // prom-client starts those without labels at 0, which says of what nobody has looked at yet that it is empty, or fresh.
   for (const [name, { kind }] of Object.entries<Definition>(METRICS)) if (kind === 'gauge') clear(find<Gauge>(name))
   // Who waits for the database reports nothing else, and alerts ask for this one.

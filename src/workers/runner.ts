@@ -15,6 +15,7 @@ import { sleep } from '../lib/sleep.ts'
 import { traceIdOf } from '../lib/traceparent.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
+import type { LabelsOf } from '../telemetry/definitions.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { NO_TRACER, type Tracer } from '../telemetry/tracer.ts'
 import type { WorkerPool } from './pool.ts'
@@ -79,6 +80,9 @@ export interface RunnerDeps {
   tracer?: Tracer
   resolveModel: ResolveModel
 }
+
+/** What became of one attempt. */
+type Outcome = LabelsOf<'lobu_run_attempts_total'>['outcome']
 
 /** Why this replica stops working on a run before its worker is done. */
 type StopReason = 'ended elsewhere' | 'lease lost' | 'handed over' | 'timeout' | 'budget exhausted' | 'too long'
@@ -264,7 +268,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   }
 
   /** Writes what became of the run, and returns it in a word for the log. */
-  async function conclude(one: Active, args: { replies: RunReplies; end: TurnEnd; model?: string }): Promise<string> {
+  async function conclude(one: Active, args: { replies: RunReplies; end: TurnEnd; model?: string }): Promise<Outcome> {
     const { run, reason } = one
     const { end, replies } = args
     // The lease bounds how long a batch may wait for a database that is away.

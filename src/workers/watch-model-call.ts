@@ -1,3 +1,4 @@
+import { statusClass } from '../lib/status-class.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Runner } from './runner.ts'
 import type { RunRef } from './turn.ts'
@@ -12,7 +13,7 @@ export function watchModelCall(
   const traced = runner.traceModelCall(run, traceparent)
   return (end) => {
     traced(end)
-    const status = end.aborted ? 'aborted' : `${Math.floor(end.status / 100)}xx`
+    const status = end.aborted ? 'aborted' : statusClass(end.status)
     const seconds = (performance.now() - startedAt) / 1000
     metrics.observe('lobu_model_call_duration_seconds', { provider: run.provider, status }, seconds)
   }
