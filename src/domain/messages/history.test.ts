@@ -2,7 +2,7 @@ import { describe, expect } from 'vitest'
 import { createScene, type Scene, USAGE } from '../../../tests/support/scene.ts'
 import { test } from '../../../tests/support/world.ts'
 import { saveStep } from '../runs/save-step.ts'
-import { historyStats, pageHistory } from './history.ts'
+import { historyStats, PAGE_BYTES_MAX, pageHistory } from './history.ts'
 
 /** Turns of a question, a tool call without words, its result, and an answer. */
 async function talk(scene: Scene, turns: number) {
@@ -47,6 +47,25 @@ describe('the history', () => {
       expect(contents).toEqual(whole)
       expect(pages).toBe(Math.ceil(8 / limit))
     }
+  })
+
+  test('ends a page where its text is long enough, and shows the rest on the next ones', async ({ world }) => {
+    const scene = await createScene(world)
+    const conversation = await talk(scene, 4)
+    const whole = await readAll(scene, conversation, 200)
+    // Two bytes each: as many characters would be half as much.
+    const long = 'é'.repeat(PAGE_BYTES_MAX / 2)
+    const at = { actor: scene.actor, conversationId: conversation, limit: 200 }
+    const { id } = (await pageHistory(scene.sql, at)).messages[5]!
+    await scene.sql`update messages set text = ${long} where conversation_id = ${conversation} and id = ${id}`
+
+    const first = await pageHistory(scene.sql, at)
+    expect(first).toMatchObject({ hasMore: true, messages: { length: 6 } })
+    const { contents, pages } = await readAll(scene, conversation, 200)
+    expect({ contents: contents.with(5, whole.contents[5]!), pages }).toEqual({ ...whole, pages: 2 })
+    const newest = await pageHistory(scene.sql, { ...at, newest: true })
+    expect(newest.messages.map((message) => message.id).slice(0, 1)).toEqual([id])
+    expect(newest).toMatchObject({ hasMore: true, messages: { length: 3 } })
   })
 
   test('shows what is said after a page was read on the next one', async ({ world }) => {

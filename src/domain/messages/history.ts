@@ -9,6 +9,9 @@ import { publicStatus, type RunView } from '../runs/get.ts'
 /** Messages given to a model: the newest ones, so that an endless conversation stays affordable. */
 const MODEL_MESSAGES_MAX = 400
 
+/** Bytes of text on one page: it ends behind the message that reaches them, which may be as long as a turn's answer. */
+export const PAGE_BYTES_MAX = 1_048_576
+
 /** The transcript as a model sees it, up to and with the run's own turn. */
 export async function loadHistory(
   sql: Sql,
@@ -61,6 +64,8 @@ interface Row extends Omit<HistoryMessage, 'type' | 'timestamp' | 'run'> {
   turn: number
   position: number
   createdAt: Date
+  /** Messages found, those included that do not fit. */
+  found: number
   runId: string | null
   state: RunState | null
   errorCode: string | null
@@ -68,7 +73,8 @@ interface Row extends Omit<HistoryMessage, 'type' | 'timestamp' | 'run'> {
 }
 
 /**
- * A page of what was said, oldest first. Messages without visible text (tool traffic) are left out.
+ * A page of what was said, oldest first. Messages without visible text (tool traffic) are left out. It ends early where
+ * its text reaches `PAGE_BYTES_MAX`.
  *
  * @param args.newest takes the last `limit` messages instead of the first ones.
  * @param args.endedOnly leaves out what unfinished runs have said so far: who follows the stream is told it there.
@@ -88,19 +94,27 @@ export async function pageHistory(
   await getConversation(sql, args)
   const [turn, position] = parseCursor(args.cursor)
   const order = args.newest ? sql`m.turn desc, m.position desc` : sql`m.turn, m.position`
-  const rows = await sql<Row[]>`
+  // `octet_length` of a long text reads its length alone, and what does not fit is not read at all.
+  const page = await sql<Row[]>`
+    with found as (
+      select m.organization_id, m.id, m.role, m.text, m.model, m.usage, m.turn, m.position, m.created_at, m.run_id,
+        sum(octet_length(m.text)) over (order by ${order} rows unbounded preceding) as bytes
+      from messages m
+      where m.organization_id = ${args.actor.organizationId} and m.conversation_id = ${args.conversationId}
+        and (m.turn, m.position) > (${turn}, ${position}) and m.role <> 'tool' and m.text <> ''
+        ${args.endedOnly ? sql`and (m.role = 'user' or not ${isOfOpenRun(sql)})` : sql``}
+      order by ${order} limit ${args.limit + 1}
+    )
     select m.id, m.role, m.text as content, m.model, m.usage, m.turn, m.position, m.created_at as "createdAt",
+      (select count(*)::int from found) as found,
       asked.id as "runId", asked.state, asked.error_code as "errorCode", asked.error_message as "errorMessage"
-    from messages m
+    from found m
     left join runs asked on m.role = 'user' and asked.organization_id = m.organization_id and asked.id = m.run_id
-    where m.organization_id = ${args.actor.organizationId} and m.conversation_id = ${args.conversationId}
-      and (m.turn, m.position) > (${turn}, ${position}) and m.role <> 'tool' and m.text <> ''
-      ${args.endedOnly ? sql`and (m.role = 'user' or not ${isOfOpenRun(sql)})` : sql``}
-    order by ${order} limit ${args.limit + 1}`
-  const page = rows.slice(0, args.limit)
+    where m.bytes - octet_length(m.text) < ${PAGE_BYTES_MAX}
+    order by ${order} limit ${args.limit}`
+  const hasMore = page.length > 0 && page.length < page[0]!.found
   if (args.newest) page.reverse()
   const last = page.at(-1)
-  const hasMore = rows.length > args.limit
   return {
     messages: page.map((row) => {
       const { id, role, content, model, usage, createdAt } = row

@@ -98,6 +98,7 @@ const messages = createRoute({
   path: '/api/v1/agents/{id}/history/session/messages',
   tags,
   summary: 'What was said, oldest first',
+  description: 'A page ends early where its text reaches 1 MiB.',
   request: {
     params: ConversationId,
     query: byCursor({ fallback: 50, max: 200 }),
