@@ -4,10 +4,7 @@
 {{ include "lobu.componentName" (dict "root" . "component" "app") }}
 {{- end -}}
 
-{{/* Fewest and most pods there can be, whoever decides. */}}
-{{- define "lobu.app.replicasMin" -}}
-{{ .Values.app.autoscaling.enabled | ternary .Values.app.autoscaling.minReplicas .Values.app.replicaCount | int }}
-{{- end -}}
+{{/* Most pods there can be, whoever decides. */}}
 {{- define "lobu.app.replicasMax" -}}
 {{ .Values.app.autoscaling.enabled | ternary .Values.app.autoscaling.maxReplicas .Values.app.replicaCount | int }}
 {{- end -}}
@@ -37,7 +34,7 @@ ends requests and closes what it holds, and 10 s to spare.
 {{/* With `migrations.enabled` the Job is the only writer, whether or not SKIP_MIGRATIONS was thought of. */}}
 {{- define "lobu.app.env" -}}
 {{- $env := .Values.app.env | default dict -}}
-{{- include "lobu.givenEnv" (dict "Values" (dict "app" (dict "env" (omit $env "PUBLIC_WEB_URL" "SKIP_MIGRATIONS")))) }}
+{{- include "lobu.app.givenEnv" (dict "Values" (dict "app" (dict "env" (omit $env "PUBLIC_WEB_URL" "SKIP_MIGRATIONS")))) }}
 {{- with include "lobu.publicUrl" . }}
 - name: PUBLIC_WEB_URL
   value: {{ . | quote }}
@@ -53,4 +50,42 @@ ends requests and closes what it holds, and 10 s to spare.
 - name: LOBU_DATA_DIR
   value: /var/lib/lobu
 {{ include "lobu.databaseEnv" (dict "secret" .Values.database.existingSecret "key" .Values.database.existingSecretKey "directKey" .Values.database.directSecretKey) }}
+{{- end -}}
+
+{{- define "lobu.app.serviceAccountName" -}}
+{{- $fallback := .Values.app.serviceAccount.create | ternary (include "lobu.componentName" (dict "root" . "component" "app")) "default" -}}
+{{- .Values.app.serviceAccount.name | default $fallback -}}
+{{- end -}}
+
+{{/* `app.env` as it was given. */}}
+{{- define "lobu.app.givenEnv" -}}
+{{- range $name, $value := .Values.app.env }}
+{{- if not (kindIs "invalid" $value) }}
+- name: {{ $name }}
+  value: {{ include "lobu.envString" $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Takes (dict "root" $ "component" …), the one whose copy of `app.files` is meant. */}}
+{{- define "lobu.app.filesMount" -}}
+{{- if .root.Values.app.files -}}
+- { name: files, mountPath: /etc/lobu, readOnly: true }
+{{- end -}}
+{{- end -}}
+{{- define "lobu.app.filesVolume" -}}
+{{- if .root.Values.app.files -}}
+- name: files
+  configMap: { name: {{ include "lobu.componentName" . }}-files }
+{{- end -}}
+{{- end -}}
+
+{{/* Where a pod that comes and goes may run: where the app's pods may. */}}
+{{- define "lobu.app.placement" -}}
+{{- range $field := list "nodeSelector" "tolerations" }}
+{{- with index $.Values.app $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- end -}}

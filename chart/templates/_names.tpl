@@ -34,20 +34,16 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* As a label can hold it. */}}
+{{/* As a label can hold it; of a digest without a tag its first letters. */}}
 {{- define "lobu.imageVersion" -}}
-{{ .Values.image.tag | default .Chart.AppVersion | toString | trunc 63 | trimAll "-_." }}
+{{- $digest := .Values.image.digest | trimPrefix "sha256:" | trunc 12 -}}
+{{ .Values.image.tag | default $digest | default .Chart.AppVersion | toString | trunc 63 | trimAll "-_." }}
 {{- end -}}
 
 {{- define "lobu.image" -}}
 {{- $image := .Values.image -}}
 {{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Chart.AppVersion }}{{ end -}}
-{{- end -}}
-
-{{- define "lobu.serviceAccountName" -}}
-{{- $fallback := .Values.app.serviceAccount.create | ternary (include "lobu.componentName" (dict "root" . "component" "app")) "default" -}}
-{{- .Values.app.serviceAccount.name | default $fallback -}}
 {{- end -}}
 
 {{/* Under which address clients reach the app; empty when nobody said. */}}

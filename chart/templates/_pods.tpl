@@ -50,16 +50,6 @@ are floats here.
 {{- end -}}
 {{- end -}}
 
-{{/* `app.env` as it was given. */}}
-{{- define "lobu.givenEnv" -}}
-{{- range $name, $value := .Values.app.env }}
-{{- if not (kindIs "invalid" $value) }}
-- name: {{ $name }}
-  value: {{ include "lobu.envString" $value | quote }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
 {{/* Takes (dict "secret" … "key" … "directKey" …): the database, and nothing else. */}}
 {{- define "lobu.databaseEnv" -}}
 - name: DATABASE_URL
@@ -70,17 +60,4 @@ are floats here.
   valueFrom:
     secretKeyRef: { name: {{ $.secret | quote }}, key: {{ . | quote }} }
 {{- end }}
-{{- end -}}
-
-{{/* Takes (dict "root" $ "component" …), the one whose copy of `app.files` is meant. */}}
-{{- define "lobu.filesMount" -}}
-{{- if .root.Values.app.files -}}
-- { name: files, mountPath: /etc/lobu, readOnly: true }
-{{- end -}}
-{{- end -}}
-{{- define "lobu.filesVolume" -}}
-{{- if .root.Values.app.files -}}
-- name: files
-  configMap: { name: {{ include "lobu.componentName" . }}-files }
-{{- end -}}
 {{- end -}}

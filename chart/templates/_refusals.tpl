@@ -3,6 +3,7 @@ Values that cannot work together, each with a sentence that says what to do. val
 as well; these hold where the schema was skipped, or cannot tell.
 */}}
 {{- define "lobu.refuse" -}}
+{{- include "lobu.refuseUnknown" (dict "values" .Values "known" (.Files.Get "files/known-values.yaml" | fromYaml) "path" "") -}}
 {{- range list "secretName" "database.existingSecret" "database.existingSecretKey" -}}
 {{- $value := $.Values -}}
 {{- range splitList "." . }}{{ $value = index $value . }}{{ end -}}
@@ -32,5 +33,18 @@ as well; these hold where the schema was skipped, or cannot tell.
 {{- end -}}
 {{- if and .Values.image.digest (not (regexMatch "^sha256:[a-f0-9]{64}$" .Values.image.digest)) -}}
 {{- fail "image.digest: must be sha256: and 64 hexadecimal digits" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A key that does not exist is one that was mistyped: what it should have set would be missed in silence. */}}
+{{- define "lobu.refuseUnknown" -}}
+{{- range $key, $value := .values -}}
+{{- if not (hasKey $.known $key) -}}
+{{- fail (printf "%s%s: there is no such value; chart/README.md lists them all" $.path $key) -}}
+{{- end -}}
+{{- $below := get $.known $key -}}
+{{- if and (kindIs "map" $below) (kindIs "map" $value) -}}
+{{- include "lobu.refuseUnknown" (dict "values" $value "known" $below "path" (printf "%s%s." $.path $key)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -40,7 +40,7 @@ export const Env = z.object({
   NODE_ENV: z.enum(['development', 'production', 'test']).default('development'),
   /** TCP port of the HTTP server. 0 takes any free port and logs it. */
   PORT: z.coerce.number().int().min(0).max(65_535).default(DEFAULT_PORT),
-  /** Address to listen on. Empty: all addresses in production, loopback otherwise. */
+  /** Address to listen on. Empty: all IPv4 addresses in production (`::` takes IPv6 too), loopback otherwise. */
   HOST: z.string().optional(),
   /** Origin under which clients reach the gateway; links and callbacks are built from it. Empty: http://localhost and `PORT`. */
   PUBLIC_WEB_URL: httpUrl.transform((url) => new URL(url).href.replace(/\/+$/, '')).optional(),

@@ -26,6 +26,17 @@ describe.skipIf(helms.length === 0)('the chart', () => {
   const envOf = (pod: KubernetesObject): Record<string, KubernetesObject> =>
     Object.fromEntries(pod.containers[0].env.map(({ name, ...rest }: KubernetesObject) => [name, rest.value ?? rest]))
   const appEnv = async (options: RenderOptions) => envOf(podOf(await renderApp(options)))
+  const portsOf = (rules: KubernetesObject[]) =>
+    rules.map(({ ports }) => ports.map(({ port }: KubernetesObject) => port))
+  const podsOf = (component: string) => ({
+    podSelector: {
+      matchLabels: {
+        'app.kubernetes.io/name': 'lobu',
+        'app.kubernetes.io/instance': 'lobu',
+        'app.kubernetes.io/component': component,
+      },
+    },
+  })
 
   test.each(helms.map((one) => [one.version, one] as const))('helm %s finds no fault in it', async (_, each) => {
     for (const files of [[], ['-f', PAGE]]) {
@@ -60,6 +71,8 @@ describe.skipIf(helms.length === 0)('the chart', () => {
       'Ingress lobu-app',
       'Job lobu-migrate',
       'NetworkPolicy lobu-app',
+      'NetworkPolicy lobu-migrate',
+      'NetworkPolicy lobu-test',
       'Pod lobu-test',
       'Service lobu-app',
       'ServiceAccount lobu-app',
@@ -95,7 +108,7 @@ describe.skipIf(helms.length === 0)('the chart', () => {
     expect(one(objects, 'PodDisruptionBudget', 'lobu-app').spec.maxUnavailable).toBe(1)
   })
 
-  test('one replica has neither a budget, which would block every drain of its node, nor anything to spread', async () => {
+  test('one replica has neither a budget, which has nothing to say of a single pod, nor anything to spread', async () => {
     const objects = await helm.render()
     expect(names(objects)).not.toContain('PodDisruptionBudget lobu-app')
     expect(podOf(one(objects, 'Deployment', 'lobu-app')).topologySpreadConstraints).toBeUndefined()
@@ -154,6 +167,8 @@ describe.skipIf(helms.length === 0)('the chart', () => {
     expect(job.metadata.annotations['helm.sh/hook-delete-policy']).toBe('before-hook-creation,hook-succeeded')
     // Helm itself waits for five minutes.
     expect(job.spec.activeDeadlineSeconds).toBeLessThan(300)
+    // The Job's deadline removes the pod and its log, the pod's own leaves both.
+    expect(podOf(job).activeDeadlineSeconds).toBeLessThan(job.spec.activeDeadlineSeconds)
     expect(job.spec.backoffLimit).toBe(3)
     expect(podOf(job).containers[0].args).toEqual(['migrate'])
     expect(podOf(job).containers[0].envFrom).toBeUndefined()
@@ -224,6 +239,8 @@ describe.skipIf(helms.length === 0)('the chart', () => {
     expect(one(objects, 'Deployment', 'lobu-app').spec).not.toHaveProperty('replicas')
     expect(one(objects, 'HorizontalPodAutoscaler', 'lobu-app').spec.scaleTargetRef.name).toBe('lobu-app')
     expect(names(objects)).toContain('PodDisruptionBudget lobu-app')
+    const from1 = { app: { autoscaling: { enabled: true, minReplicas: 1 } } }
+    expect(names(await helm.render({ values: from1 }))).toContain('PodDisruptionBudget lobu-app')
   })
 
   test('pods restart when a file of the chart changes, and only then', async () => {
@@ -268,10 +285,29 @@ describe.skipIf(helms.length === 0)('the chart', () => {
   test('the network policy names the database, name servers and https, and keeps clouds’ metadata out', async () => {
     const policy = one(await helm.render(), 'NetworkPolicy', 'lobu-app').spec
     expect(policy.policyTypes).toEqual(['Ingress', 'Egress'])
-    expect(policy.ingress).toEqual([{ ports: [{ port: 'http', protocol: 'TCP' }], from: [{ namespaceSelector: {} }] }])
-    const ports = policy.egress.map((rule: KubernetesObject) => rule.ports.map(({ port }: KubernetesObject) => port))
-    expect(ports).toEqual([[53, 53, 5353, 5353], [5432], [443]])
+    expect(policy.ingress).toEqual([
+      { ports: [{ port: 'http', protocol: 'TCP' }], from: [podsOf('test'), { namespaceSelector: {} }] },
+    ])
+    expect(portsOf(policy.egress)).toEqual([[53, 53, 5353, 5353], [5432], [443]])
     expect(JSON.stringify(policy.egress[2].to)).toContain('169.254.0.0/16')
+  })
+
+  test('the Job and the test reach what they need also where a namespace denies the rest, and the test the app', async () => {
+    const objects = await helm.render({ values: { networkPolicy: { from: [{ ipBlock: { cidr: '10.0.0.0/8' } }] } } })
+    const [job, turn] = ['lobu-migrate', 'lobu-test'].map((name) => one(objects, 'NetworkPolicy', name))
+    expect(job!.metadata.annotations['helm.sh/hook']).toBe('pre-install,pre-upgrade')
+    expect(portsOf(job!.spec.egress)).toEqual([[53, 53, 5353, 5353], [5432]])
+    expect(turn!.metadata.annotations['helm.sh/hook']).toBe('test')
+    expect(portsOf(turn!.spec.egress)).toEqual([['http'], [53, 53, 5353, 5353], [5432]])
+    expect(turn!.spec.egress[0].to).toEqual([podsOf('app')])
+    expect(one(objects, 'NetworkPolicy', 'lobu-app').spec.ingress[0].from[0]).toEqual(podsOf('test'))
+  })
+
+  test('who names nobody lets nobody in or out, where Kubernetes would take that for everybody', async () => {
+    const objects = await helm.render(GOOD['networks that nobody is in']!)
+    const { ingress, egress } = one(objects, 'NetworkPolicy', 'lobu-app').spec
+    expect(ingress).toEqual([{ ports: [{ port: 'http', protocol: 'TCP' }], from: [podsOf('test')] }])
+    expect(portsOf(egress)).toEqual([[5432]])
   })
 
   test('metrics have a port and a Service of their own, which no ingress leads to', async () => {

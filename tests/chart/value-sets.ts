@@ -88,6 +88,13 @@ export const GOOD: Record<string, ValueSet> = {
       metrics: { ...monitored, serviceMonitor: { enabled: true, tokenSecretKey: 'METRICS_AUTH_TOKEN' } },
     },
   },
+  'a part of another chart': { values: { global: { imageRegistry: 'registry.example.com' } } },
+  'networks that nobody is in': {
+    values: {
+      networkPolicy: { from: [], dnsTo: [], httpsTo: [] },
+      metrics: { enabled: true, from: [] },
+    },
+  },
   'nothing but the app': {
     values: {
       migrations: { enabled: false },
@@ -185,17 +192,17 @@ export const BAD: Record<string, BadValues> = {
   'a key at the top that does not exist': {
     values: { replicaCount: 3 },
     schema: unknown('replicaCount'),
-    sentence: null,
+    sentence: /replicaCount: there is no such value/,
   },
   'a key of the app that does not exist': {
     values: { app: { replicas: 3 } },
     schema: unknown('replicas'),
-    sentence: null,
+    sentence: /app\.replicas: there is no such value/,
   },
   'a key of the ingress that does not exist': {
     values: { ingress: { host: 'x' } },
     schema: unknown('host'),
-    sentence: null,
+    sentence: /ingress\.host: there is no such value/,
   },
   'hosts that are objects': {
     values: { ingress: { enabled: true, hosts: [{ host: 'lobu.example.com' }] } },
