@@ -2,7 +2,8 @@ import { describe, expect, test } from 'vitest'
 import { findHelms, type KubernetesObject } from '../support/helm.ts'
 import { checkObject } from '../support/kubernetes.ts'
 import { containersOf, hardeningFaults, podOf, restrictedFaults } from '../support/pod-security.ts'
-import { hooksOf, referencesOf, selectorOf, weightOf } from '../support/references.ts'
+import { portFaults } from '../support/ports.ts'
+import { hooksOf, podLabelsOf, referencesOf, selectedBy, weightOf } from '../support/references.ts'
 import { GOOD } from './value-sets.ts'
 
 /** What docs/kubernetes.md tells to make first, or what the values of a set name as existing. */
@@ -19,6 +20,7 @@ const PRE_EXISTING = [
 
 const helms = await findHelms()
 const nameOf = ({ kind, metadata }: KubernetesObject) => `${kind} ${metadata.name}`
+const componentOf = (labels: Record<string, string> = {}) => labels['app.kubernetes.io/component']
 
 describe.skipIf(helms.length === 0)('what the chart renders', () => {
   describe.each(Object.entries(GOOD))('with %s', (_, options) => {
@@ -49,20 +51,22 @@ describe.skipIf(helms.length === 0)('what the chart renders', () => {
     test('selects pods by labels that they have, and no pod of another component', async () => {
       const objects = await rendered!
       for (const object of objects) {
-        const selector = selectorOf(object)
-        if (!selector) continue
-        const candidates = objects.flatMap((one) => {
-          if (selector.targets === 'Service') return one.kind === 'Service' ? [one.metadata.labels] : []
-          if (one.kind === 'Pod') return [one.metadata.labels]
-          return podOf(one) ? [one.spec.template.metadata.labels] : []
-        })
-        const chosen = candidates.filter((labels) => contains(labels, selector.labels))
-        const component = selector.targets === 'Service' ? 'metrics' : 'app'
+        const selected = selectedBy(object, objects)
+        if (!selected) continue
+        expect(selected.map(nameOf), nameOf(object)).toHaveLength(1)
+        // A monitor selects a Service, which selects pods.
+        const pods = selected.flatMap((one) => (one.kind === 'Service' ? selectedBy(one, objects)! : [one]))
+        const own = componentOf(object.metadata.labels)
+        if (!objects.some((one) => componentOf(podLabelsOf(one)) === own)) continue
         expect(
-          chosen.map((labels) => labels['app.kubernetes.io/component']),
+          pods.map((one) => componentOf(podLabelsOf(one))),
           nameOf(object),
-        ).toEqual([component])
+        ).toEqual([own])
       }
+    })
+
+    test('asks for ports that the other end has', async () => {
+      expect(portFaults(await rendered!)).toEqual([])
     })
 
     test('has each object once, in the namespace of the release', async () => {
@@ -101,10 +105,6 @@ function isThere({ target, from }: { target: KubernetesObject; from: KubernetesO
   })
 }
 
-function contains(labels: Record<string, string>, wanted: object): boolean {
-  return Object.entries(wanted).every(([name, value]) => labels[name] === value)
-}
-
 describe('the checks themselves', () => {
   const pod = (more: object, context: object = {}) => ({
     apiVersion: 'v1',
@@ -133,5 +133,27 @@ describe('the checks themselves', () => {
     expect(restrictedFaults(pod({ hostPID: true, volumes: [{ name: 'v', hostPath: {} }] }).spec)).toEqual(
       expect.arrayContaining(['hostPID', 'volume v is a hostPath']),
     )
+  })
+
+  test('find a port that the other end does not have', () => {
+    const labels = { is: 'x' }
+    const object = (kind: string, spec: object) => ({ kind, metadata: { name: 'x', labels }, spec })
+    const ends = (asked: string, port = 'http') => [
+      object('Pod', { containers: [{ ports: [{ name: port, containerPort: 80 }] }] }),
+      object('Service', { selector: labels, ports: [{ name: port, port: 80, targetPort: asked }] }),
+    ]
+    const backend = (port: object) => ({ http: { paths: [{ backend: { service: { name: 'x', port } } }] } })
+    const askers = (port: string) => [
+      object('Ingress', { rules: [backend({ name: port }), backend({ number: 80 })] }),
+      object('NetworkPolicy', { podSelector: { matchLabels: labels }, ingress: [{ ports: [{ port }] }] }),
+      object('ServiceMonitor', { selector: { matchLabels: labels }, endpoints: [{ port }] }),
+    ]
+    const faultsOf = (kinds: string[]) => kinds.map((kind) => `${kind} x: nothing has its port web`)
+    expect(portFaults([...ends('http'), ...askers('http')])).toEqual([])
+    expect(portFaults([...ends('web'), ...askers('http')])).toEqual(faultsOf(['Service']))
+    expect(portFaults([...ends('http'), ...askers('web')])).toEqual(
+      faultsOf(['Ingress', 'NetworkPolicy', 'ServiceMonitor']),
+    )
+    expect(portFaults(askers('web'))).toHaveLength(4)
   })
 })

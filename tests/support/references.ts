@@ -51,13 +51,26 @@ export const hooksOf = ({ metadata }: KubernetesObject): string[] =>
 export const weightOf = ({ metadata }: KubernetesObject) => Number(metadata.annotations?.['helm.sh/hook-weight'] ?? 0)
 
 /** Selectors of Services, budgets, policies, monitors and Deployments: what they look for in pods or Services. */
-export function selectorOf({
-  kind,
-  spec,
-}: KubernetesObject): { targets: 'Pod' | 'Service'; labels: object } | undefined {
+function selectorOf({ kind, spec }: KubernetesObject): { targets: 'Pod' | 'Service'; labels: object } | undefined {
   if (kind === 'Service') return { targets: 'Pod', labels: spec.selector }
   if (kind === 'NetworkPolicy') return { targets: 'Pod', labels: spec.podSelector.matchLabels }
   if (kind === 'ServiceMonitor') return { targets: 'Service', labels: spec.selector.matchLabels }
   if (spec?.selector?.matchLabels) return { targets: 'Pod', labels: spec.selector.matchLabels }
   return undefined
+}
+
+/** The Services or the makers of pods that an object selects; undefined for one that selects none by its kind. */
+export function selectedBy(from: KubernetesObject, objects: KubernetesObject[]): KubernetesObject[] | undefined {
+  const selector = selectorOf(from)
+  if (!selector) return undefined
+  return objects.filter((one) => {
+    const labels = selector.targets === 'Pod' ? podLabelsOf(one) : one.kind === 'Service' && one.metadata.labels
+    return labels && Object.entries(selector.labels).every(([name, value]) => labels[name] === value)
+  })
+}
+
+/** Labels of the pod that an object is or makes. */
+export function podLabelsOf(object: KubernetesObject): Record<string, string> | undefined {
+  if (object.kind === 'Pod') return object.metadata.labels
+  return podOf(object) && object.spec.template.metadata.labels
 }
