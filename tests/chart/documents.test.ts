@@ -31,28 +31,6 @@ test('chart/README.md lists every value as chart/values.yaml has it (npm run doc
   expect(current).toBe(rendered)
 })
 
-test('the schema knows every value, and no others', () => {
-  const paths = (object: KubernetesObject, at = ''): string[] =>
-    Object.entries(object).flatMap(([key, value]: [string, KubernetesObject]) => {
-      const isGroup =
-        value !== null && typeof value === 'object' && !Array.isArray(value) && Object.keys(value).length > 0
-      return isGroup && !FREE.includes(`${at}${key}`) ? paths(value, `${at}${key}.`) : [`${at}${key}`]
-    })
-  const known = (schema: KubernetesObject, at = ''): string[] =>
-    Object.entries(schema.properties).flatMap(([key, inner]: [string, KubernetesObject]) =>
-      inner.properties && !FREE.includes(`${at}${key}`) ? known(inner, `${at}${key}.`) : [`${at}${key}`],
-    )
-  const schema = JSON.parse(read(CHART, 'values.schema.json'))
-  expect(
-    known(schema)
-      .filter((key) => key !== 'global')
-      .sort(),
-  ).toEqual(paths(parse(read(CHART, 'values.yaml'))).sort())
-})
-
-/** Values that are Kubernetes' own. */
-const FREE = ['app.env', 'app.resources', 'migrations.resources']
-
 test('the chart, its image and the package are of one version', () => {
   const { version } = JSON.parse(read(CHART, '../package.json'))
   const chart = parse(read(CHART, 'Chart.yaml'))
