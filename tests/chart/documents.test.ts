@@ -4,7 +4,8 @@ import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { renderValues } from '../../scripts/chart-values.ts'
 import { CHART, findHelms, type KubernetesObject } from '../support/helm.ts'
-import { GOOD } from './value-sets.ts'
+import { podLabelsOf } from '../support/references.ts'
+import { GOOD, PAGE } from './value-sets.ts'
 
 const DOCS = path.join(CHART, '../docs')
 const RUNBOOKS = path.join(DOCS, 'runbooks')
@@ -23,6 +24,13 @@ const MINUTES = /for (a|two|five|ten) minutes?\b/
 const WORDS: Record<string, number> = { a: 1, two: 2, five: 5, ten: 10 }
 
 const { metrics, alerts } = parse(read(CHART, 'files/alerts.yaml')) as { metrics: string[]; alerts: Alert[] }
+
+/** Kinds as kubectl is told them. */
+const KINDS: Record<string, string> = {
+  ...{ deploy: 'Deployment', deployment: 'Deployment' },
+  ...{ svc: 'Service', service: 'Service' },
+  ...{ job: 'Job', ingress: 'Ingress', pod: 'Pod', configmap: 'ConfigMap', networkpolicy: 'NetworkPolicy' },
+}
 
 const helms = await findHelms()
 
@@ -89,27 +97,39 @@ describe('alerts', () => {
   })
 })
 
-describe('docs/kubernetes.md', () => {
-  const page = existsSync(path.join(DOCS, 'kubernetes.md')) ? read(DOCS, 'kubernetes.md') : ''
+describe('commands for kubectl name what a release "lobu" has', () => {
+  const inDocs = readdirSync(DOCS, { recursive: true, encoding: 'utf8' }).map((name) => `docs/${name}`)
+  const pages = [...inDocs, 'README.md', 'CHANGELOG.md', 'chart/README.md'].filter((name) => name.endsWith('.md'))
+  // What stands behind `--` is run in the pod.
+  const commandsOf = (name: string) => read(CHART, '..', name).match(/\bkubectl (?:(?! -- )[^\n`|])+/g) ?? []
+  const withCommands = pages.filter((name) => commandsOf(name).length > 0)
+  const rendered = helms[0]?.render({ files: [PAGE], values: { metrics: { enabled: true } } })
 
-  test('names objects that a release "lobu" has', async ({ skip }) => {
-    const [helm] = helms
-    if (!helm) return skip('there is no helm')
-    const objects = await helm.render(GOOD["the page's file"]!)
-    const short: Record<string, string> = {
-      deploy: 'Deployment',
-      svc: 'Service',
-      job: 'Job',
-      ingress: 'Ingress',
-      pod: 'Pod',
-    }
-    const named = [...page.matchAll(/\b(deploy|svc|job|pod)\/([a-z][a-z0-9-]*)/g)]
-    expect(named.length).toBeGreaterThan(5)
-    for (const [text, kind, name] of named) {
-      const found = objects.some((object) => object.kind === short[kind!] && object.metadata.name === name)
-      expect(found, text).toBe(true)
+  test('are looked for on all pages', () => {
+    const known = ['docs/kubernetes.md', 'docs/backup.md', 'docs/runbooks/LobuAbsent.md']
+    expect(withCommands).toEqual(expect.arrayContaining(known))
+  })
+
+  test.skipIf(!rendered).each(withCommands)('%s', async (name) => {
+    const objects = await rendered!
+    for (const command of commandsOf(name)) {
+      for (const [, kind, sign, object] of command.matchAll(/(?<= )([a-z]+)([/ ])([a-z][a-z0-9-]*)/g)) {
+        if (sign === ' ' && KINDS[kind!] === undefined) continue
+        const isThere = objects.some((one) => one.kind === KINDS[kind!] && one.metadata.name === object)
+        expect(isThere, command).toBe(true)
+      }
+      for (const [, selector] of command.matchAll(/ -l (\S+)/g)) {
+        const wanted = selector!.split(',').map((pair) => pair.split('='))
+        const labels = objects.map((one) => podLabelsOf(one) ?? {})
+        const isThere = labels.some((has) => wanted.every(([label, value]) => has[label!] === value))
+        expect(isThere, command).toBe(true)
+      }
     }
   })
+})
+
+describe('docs/kubernetes.md', () => {
+  const page = existsSync(path.join(DOCS, 'kubernetes.md')) ? read(DOCS, 'kubernetes.md') : ''
 
   test('has the commands of the published page', () => {
     for (const command of [
