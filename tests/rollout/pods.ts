@@ -1,37 +1,60 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cluster } from '../support/cluster.ts'
 import type { Exit, Gateway } from '../support/gateway.ts'
+import { keepProbing } from './probes.ts'
+import type { PodRules } from './rules.ts'
 
-/** Seconds for which a gateway that was told to stop goes on, and for which its turns may; the chart's own defaults. */
-export const WAIT_SECONDS = 10
-export const GRACE_SECONDS = 25
-/** How long the kubelet waits before it kills, as the chart adds it up. */
-const TERMINATION_MS = 1000 * (WAIT_SECONDS + GRACE_SECONDS + 25)
-/** How late an ingress may hear that a pod is leaving: less than the wait, which is what the wait is for. */
+/** How late an ingress may hear that a pod is leaving. Replicas wait longer than that before they refuse anything. */
 const ENDPOINT_LAG_MS = 5_000
 
-const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
-
-/**
- * Ends a replica as Kubernetes ends a pod of the chart: SIGTERM and its removal from the endpoints begin at the same moment,
- * the ingress hears of it some time later, and SIGKILL comes when the grace period is over. Resolves with how it ended.
- */
-export async function endPod(cluster: Cluster, gateway: Gateway): Promise<Exit> {
-  const removal = pause(cluster.random.next() * ENDPOINT_LAG_MS).then(() => cluster.balance({ without: [gateway] }))
-  gateway.signal('SIGTERM')
-  const kill = setTimeout(() => gateway.signal('SIGKILL'), TERMINATION_MS)
-  const exit = await gateway.exited
-  clearTimeout(kill)
-  await removal
-  await gateway.destroy()
-  return exit
+/** The replicas of a cluster, treated as Kubernetes treats the pods of the chart. */
+export interface Pods {
+  /** A rolling update: a new replica is ready before an old one is asked to go. Resolves with how the old ones ended. */
+  rollTo(build: string | undefined): Promise<Exit[]>
+  /** Ends the probes. Resolves with a sentence for each replica that would have been restarted or left without requests. */
+  stop(): Promise<string[]>
 }
 
-/** A rolling update with `maxSurge: 1, maxUnavailable: 0`: a new replica is ready before an old one is asked to go. */
-export async function rollTo(cluster: Cluster, build: string | undefined): Promise<Exit[]> {
-  const exits: Exit[] = []
-  for (const gateway of cluster.replicas.filter((one) => !one.hasExited())) {
-    await cluster.add({}, { build })
-    exits.push(await endPod(cluster, gateway))
+export function keepPods(cluster: Cluster, rules: PodRules): Pods {
+  const watches = new Map<Gateway, AbortController>()
+  const probes: Promise<string | undefined>[] = []
+
+  function watch(gateway: Gateway) {
+    const end = new AbortController()
+    watches.set(gateway, end)
+    for (const probe of [rules.liveness, rules.readiness]) probes.push(keepProbing(gateway, probe, end.signal))
   }
-  return exits
+
+  /**
+   * The pause before the stop, the grace period and the removal from the endpoints begin at the same moment, which is also
+   * the end of the probes; the ingress hears of it some time later, and SIGKILL comes when the grace period is over.
+   */
+  async function endPod(gateway: Gateway): Promise<Exit> {
+    watches.get(gateway)?.abort()
+    const removal = sleep(cluster.random.next() * ENDPOINT_LAG_MS).then(() => cluster.balance({ without: [gateway] }))
+    const kill = setTimeout(() => gateway.signal('SIGKILL'), rules.terminationMs)
+    await sleep(rules.preStopMs)
+    gateway.signal('SIGTERM')
+    const exit = await gateway.exited
+    clearTimeout(kill)
+    await removal
+    await gateway.destroy()
+    return exit
+  }
+
+  for (const gateway of cluster.replicas) watch(gateway)
+  return {
+    async rollTo(build) {
+      const exits: Exit[] = []
+      for (const gateway of cluster.replicas.filter((one) => !one.hasExited())) {
+        watch(await cluster.add({}, { build }))
+        exits.push(await endPod(gateway))
+      }
+      return exits
+    },
+    async stop() {
+      for (const end of watches.values()) end.abort()
+      return (await Promise.all(probes)).filter((fault) => fault !== undefined)
+    },
+  }
 }
