@@ -29,7 +29,14 @@ const directUrlFrom = (container: string) => `${container}.env[DATABASE_DIRECT_U
 
 /** An entry of `from` or `to` that can be found again, and the place where it is found. */
 const peers = (mark: string) => [{ podSelector: { matchLabels: { mark } } }]
-const peersAt = (rule: string) => [`NetworkPolicy whole-app spec.${rule}[0].podSelector.matchLabels.mark`]
+const peersAt = (rule: string) => [`NetworkPolicy whole-app spec.${rule}.podSelector.matchLabels.mark`]
+/** The policies of app, Job and test; the test's begins with the way to the app. */
+const inEachPolicy = (rule: number, place: string) => [
+  `NetworkPolicy whole-app spec.egress[${rule}].${place}`,
+  `NetworkPolicy whole-migrate spec.egress[${rule}].${place}`,
+  `NetworkPolicy whole-test spec.egress[${rule + 1}].${place}`,
+]
+const TO = 'to[0].podSelector.matchLabels.mark'
 
 /** Each value of the chart by its key. */
 export const EFFECTS: Record<string, Effect> = {
@@ -144,9 +151,9 @@ export const EFFECTS: Record<string, Effect> = {
   },
   'app.nodeSelector': {
     value: { 'example.com/pool': 'marked-pool' },
-    at: each([APP, JOB], 'nodeSelector.example.com/pool'),
+    at: each([APP, JOB, TEST], 'nodeSelector.example.com/pool'),
   },
-  'app.tolerations': { value: [{ key: 'marked-taint' }], at: each([APP, JOB], 'tolerations[0].key') },
+  'app.tolerations': { value: [{ key: 'marked-taint' }], at: each([APP, JOB, TEST], 'tolerations[0].key') },
   'app.affinity': {
     value: { podAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [{ topologyKey: 'marked-topology' }] } },
     at: [`${APP}.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey`],
@@ -180,13 +187,17 @@ export const EFFECTS: Record<string, Effect> = {
     at: ['Ingress whole-app metadata.annotations.example.com/issuer'],
   },
 
-  'networkPolicy.enabled': { value: true, makes: ['NetworkPolicy whole-app'], in: ['everything', 'some'] },
-  'networkPolicy.from': { value: peers('marked-from'), at: peersAt('ingress[0].from') },
-  'networkPolicy.databasePorts': { value: [7432], at: ['NetworkPolicy whole-app spec.egress[1].ports[0].port'] },
-  'networkPolicy.databaseTo': { value: peers('marked-database-to'), at: peersAt('egress[1].to') },
-  'networkPolicy.dnsTo': { value: peers('marked-dns-to'), at: peersAt('egress[0].to') },
+  'networkPolicy.enabled': {
+    value: true,
+    makes: ['NetworkPolicy whole-app', 'NetworkPolicy whole-test'],
+    in: ['everything', 'some'],
+  },
+  'networkPolicy.from': { value: peers('marked-from'), at: peersAt('ingress[0].from[1]') },
+  'networkPolicy.databasePorts': { value: [7432], at: inEachPolicy(1, 'ports[0].port') },
+  'networkPolicy.databaseTo': { value: peers('marked-database-to'), at: inEachPolicy(1, TO) },
+  'networkPolicy.dnsTo': { value: peers('marked-dns-to'), at: inEachPolicy(0, TO) },
   'networkPolicy.httpsPorts': { value: [7443], at: ['NetworkPolicy whole-app spec.egress[2].ports[0].port'] },
-  'networkPolicy.httpsTo': { value: peers('marked-https-to'), at: peersAt('egress[2].to') },
+  'networkPolicy.httpsTo': { value: peers('marked-https-to'), at: peersAt('egress[2].to[0]') },
   'networkPolicy.extraEgress': {
     value: [{ ports: [{ port: 7587 }] }],
     at: ['NetworkPolicy whole-app spec.egress[3].ports[0].port'],
@@ -199,7 +210,7 @@ export const EFFECTS: Record<string, Effect> = {
     makes: ['Service whole-app-metrics', `${app}.ports[metrics].containerPort`, `${app}.env[METRICS_PORT].value`],
     in: ['everything', 'some', 'others'],
   },
-  'metrics.from': { value: peers('marked-metrics-from'), at: peersAt('ingress[1].from') },
+  'metrics.from': { value: peers('marked-metrics-from'), at: peersAt('ingress[1].from[0]') },
   'metrics.serviceMonitor.enabled': { value: true, makes: ['ServiceMonitor whole-app'], in: ['everything', 'some'] },
   'metrics.serviceMonitor.interval': { value: '37s', at: ['ServiceMonitor whole-app spec.endpoints[0].interval'] },
   'metrics.serviceMonitor.labels': {
