@@ -7,6 +7,7 @@ import { createTestDatabase } from './database.ts'
 import { type Follower, type FollowOptions, followEvents } from './follower.ts'
 import { type BuildChoice, type Gateway, runProgram, startGateway } from './gateway.ts'
 import { type OwnPostgres, startOwnPostgres } from './own-postgres.ts'
+import { type Patience, rejectLate } from './patience.ts'
 import { isPooled, startPgBouncer } from './pgbouncer.ts'
 import { type LoadBalancer, startLoadBalancer } from './proxy.ts'
 import { createRandom, type Random } from './random.ts'
@@ -44,7 +45,7 @@ export interface Answer {
   body: Record<string, unknown>
 }
 
-export interface Call {
+export interface Call extends Patience {
   body?: unknown
   /** Sent as it is, with the headers given. */
   raw?: string | Buffer
@@ -117,23 +118,10 @@ export const test = base.extend<{
   ],
   started: [
     async ({ clusterOptions }, use) => {
-      const postgres = clusterOptions.postgres === 'own' ? await startOwnPostgres() : undefined
-      const database =
-        postgres?.database ??
-        (await createTestDatabase(inject('testServer'), {
-          log: createLogger(SILENT),
-          empty: clusterOptions.build !== undefined,
-        }))
-      if (database.url === undefined) throw new Error('a cluster needs a Postgres server')
-      const own = await database.open({ poolMax: 2 })
-      const between = await (clusterOptions.between ?? (isPooled() ? pooled : undefined))?.(database.url)
-      const place = { url: between?.url ?? database.url, database: own, postgres }
-      const started = await startCluster(place, clusterOptions)
+      await using undo = new AsyncDisposableStack()
+      const started = await startParts(clusterOptions, undo)
       await use(started)
-      await started.stop()
-      await between?.stop()
-      await own.close()
-      await (postgres ? postgres.destroy() : database.drop())
+      started.expectAlive()
     },
     { scope: 'file' },
   ],
@@ -151,17 +139,40 @@ const pooled = (url: string) => startPgBouncer(url, 'transaction', 10)
 interface StartedCluster {
   cluster: Cluster
   report(): string
-  stop(): Promise<void>
+  /** @throws Error when a replica ended that nobody ended. */
+  expectAlive(): void
+}
+
+/** Whatever was started has its end in `undo` before the next part is started, so that one that fails leaves none behind. */
+export async function startParts(options: ClusterOptions, undo: AsyncDisposableStack): Promise<StartedCluster> {
+  const postgres = options.postgres === 'own' ? await startOwnPostgres() : undefined
+  if (postgres) undo.defer(postgres.destroy)
+  const database =
+    postgres?.database ??
+    (await createTestDatabase(inject('testServer'), {
+      log: createLogger(SILENT),
+      empty: options.build !== undefined,
+    }))
+  if (!postgres) undo.defer(database.drop)
+  if (database.url === undefined) throw new Error('a cluster needs a Postgres server')
+  const own = await database.open({ poolMax: 2 })
+  undo.defer(() => own.close())
+  const between = await (options.between ?? (isPooled() ? pooled : undefined))?.(database.url)
+  if (between) undo.defer(between.stop)
+  return startCluster({ url: between?.url ?? database.url, database: own, postgres }, options, undo)
 }
 
 async function startCluster(
   { url, database, postgres }: { url: string; database: Database; postgres: OwnPostgres | undefined },
   options: ClusterOptions,
+  undo: AsyncDisposableStack,
 ): Promise<StartedCluster> {
   const random = createRandom()
   const proxy = await (options.front ? options.front() : startLoadBalancer({ random }))
+  undo.defer(() => proxy.stop())
   const started: Gateway[] = []
   const env = { ...SETTINGS, ...SECRETS, DATABASE_URL: url, PUBLIC_WEB_URL: proxy.url, ...options.env }
+  const report = () => started.map((gateway) => gateway.report()).join('\n')
 
   function balance({ without = [] }: { without?: Gateway[] } = {}) {
     const targets = started.filter((gateway) => !gateway.hasExited() && !without.includes(gateway))
@@ -169,21 +180,36 @@ async function startCluster(
   }
 
   async function add(more: Record<string, string> = {}, choice: BuildChoice = { build: options.build }) {
-    const gateway = await startGateway({ ...env, ...more }, choice)
+    // By a test that has failed already and still had this to do.
+    if (undo.disposed) throw new Error('the cluster is gone')
+    const starting = startGateway({ ...env, ...more }, choice)
+    undo.defer(() =>
+      starting.then(
+        (gateway) => gateway.destroy(),
+        () => {},
+      ),
+    )
+    const gateway = await starting
     started.push(gateway)
     await gateway.ready()
     await balance()
     return gateway
   }
 
-  const { build } = options
-  if (build !== undefined) await mustRun(['migrate'], env, { build })
-  const [bootstrap] = await Promise.all([
-    mustRun(['bootstrap'], env, { build }),
-    ...Array.from({ length: options.replicas }, () => add()),
-  ])
-  const key = bootstrap.stdout.trim()
+  async function begin(): Promise<string> {
+    const { build } = options
+    if (build !== undefined) await mustRun(['migrate'], env, { build })
+    const bootstrap = mustRun(['bootstrap'], env, { build })
+    const starting = [bootstrap, ...Array.from({ length: options.replicas }, () => add())]
+    // Nothing is under way any more when one of them has failed.
+    await Promise.allSettled(starting)
+    await Promise.all(starting)
+    return (await bootstrap).stdout.trim()
+  }
 
+  const key = await begin().catch((cause: Error) => {
+    throw new Error(`${cause.message}\n${report()}`, { cause })
+  })
   const call = (method: string, path: string, { at = proxy.url, token = key, ...rest }: Call = {}) =>
     sendRequest(method, `${at}${path}`, { token, ...rest })
   const cluster: Cluster = {
@@ -191,17 +217,11 @@ async function startCluster(
     replicas: started,
     open: (body, opening) => openConversation(cluster, body, opening),
   }
-  const report = () => started.map((gateway) => gateway.report()).join('\n')
   return {
     cluster,
     report,
-    async stop() {
-      // Whoever was told to stop ends with 0, and who was killed with no code at all.
-      const exits = started.filter((gateway) => gateway.hasExited()).map(async (gateway) => (await gateway.exited).code)
-      const died = (await Promise.all(exits)).some((code) => code !== null && code !== 0)
-      await Promise.all(started.map((gateway) => gateway.destroy()))
-      await proxy.stop()
-      if (died) throw new Error(`a replica ended by itself\n${report()}`)
+    expectAlive() {
+      if (started.some((gateway) => gateway.endedByItself())) throw new Error(`a replica ended by itself\n${report()}`)
     },
   }
 }
@@ -237,7 +257,11 @@ async function openConversation(cluster: Cluster, body: Record<string, unknown> 
 }
 
 /** One request on a connection of its own. */
-export function sendRequest(method: string, url: string, { body, raw, headers, token }: Call): Promise<Answer> {
+export function sendRequest(
+  method: string,
+  url: string,
+  { body, raw, headers, token, ...patience }: Call,
+): Promise<Answer> {
   const content = raw ?? (body === undefined ? undefined : JSON.stringify(body))
   return new Promise((resolve, reject) => {
     const req = request(url, {
@@ -250,15 +274,20 @@ export function sendRequest(method: string, url: string, { body, raw, headers, t
         ...headers,
       },
     })
+    const isWhole = rejectLate(req, reject, { what: `the answer to ${method} ${url}`, ...patience })
     req.on('response', (response) => {
       let text = ''
       response.setEncoding('utf8').on('data', (part: string) => {
         text += part
       })
       response.on('end', () => {
+        isWhole()
         resolve({ status: response.statusCode ?? 0, headers: response.headers, text, body: parseBody(text) })
       })
-      response.on('error', reject)
+      response.on('error', (error) => {
+        isWhole()
+        reject(error)
+      })
     })
     req.on('error', reject)
     req.end(content)

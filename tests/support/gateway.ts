@@ -13,6 +13,8 @@ export const DIST = process.env.LOBU_TEST_DIST || fileURLToPath(new URL('../../d
 const HAS_PROC = existsSync('/proc/self/stat')
 /** Lines of one process that a failed test shows. */
 const SHOWN_LINES = 60
+/** What makes the program end in order. */
+const STOP_SIGNALS = ['SIGTERM', 'SIGINT'] as const
 
 /** One line of the gateway's log. */
 export type LogLine = Record<string, unknown> & { level?: string; msg?: string }
@@ -33,6 +35,8 @@ export interface Program {
   readonly pid: number
   readonly exited: Promise<Exit>
   hasExited(): boolean
+  /** It is over, and nobody who uses this object wanted that: by a signal that was not sent here, unasked, or with a fault. */
+  endedByItself(): boolean
   /** Standard output and standard error so far. */
   stdout(): string
   stderr(): string
@@ -55,7 +59,7 @@ export interface Program {
 export interface Gateway extends Program {
   readonly url: string
   readonly port: number
-  /** Resolves when `/health/ready` says so. */
+  /** Resolves when `/health/ready` says so; rejects when it ends before. */
   ready(): Promise<void>
 }
 
@@ -106,11 +110,13 @@ export async function startGateway(env: Record<string, string>, choice?: BuildCh
   try {
     const port = Number((await program.logged('listening')).port)
     const url = `http://127.0.0.1:${port}`
-    const isReady = () =>
-      fetch(`${url}/health/ready`).then(
+    const isReady = () => {
+      if (program.hasExited()) throw new Error(`${url} ended before it was ready`)
+      return fetch(`${url}/health/ready`).then(
         async (response) => (await response.text()) !== '' && response.ok,
         () => false,
       )
+    }
     return { ...program, port, url, ready: async () => void (await until(isReady, `${url} is ready`)) }
   } catch (error) {
     const report = program.report()
@@ -150,6 +156,7 @@ export function superviseProgram(child: ChildProcess, { dir, name }: { dir: stri
   let stdout = ''
   let stderr = ''
   let exit: Exit | undefined
+  const sent = new Set<NodeJS.Signals>()
   child.stdout?.setEncoding('utf8').on('data', (text: string) => {
     stdout += text
   })
@@ -175,7 +182,16 @@ export function superviseProgram(child: ChildProcess, { dir, name }: { dir: stri
         if (!line && exit) throw new Error(`${name} ended before it logged "${message}"`)
         return line
       }, `${name} logs "${message}"`),
-    signal: (signal) => void (exit || child.kill(signal)),
+    endedByItself() {
+      if (!exit) return false
+      if (exit.signal) return !sent.has(exit.signal)
+      return exit.code !== 0 || !STOP_SIGNALS.some((signal) => sent.has(signal))
+    },
+    signal(signal) {
+      if (exit) return
+      sent.add(signal)
+      child.kill(signal)
+    },
     workers() {
       const parents = exit ? [] : [pid, ...spawnersOf(pid)]
       return parents.flatMap(childrenOf).filter((one) => argumentsOf(one).includes('worker/main.js'))
@@ -183,8 +199,8 @@ export function superviseProgram(child: ChildProcess, { dir, name }: { dir: stri
     spawner: () => (exit ? undefined : spawnersOf(pid)[0]),
     async destroy() {
       // Frozen first, so that it starts nothing while it dies.
-      if (!exit) child.kill('SIGSTOP')
-      if (!exit) child.kill('SIGKILL')
+      program.signal('SIGSTOP')
+      program.signal('SIGKILL')
       await exited
       try {
         await until(() => processesOf(dir).length === 0, `nothing is left of ${name} (${processesOf(dir)})`)

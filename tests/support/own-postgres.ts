@@ -30,12 +30,12 @@ export async function startOwnPostgres(): Promise<OwnPostgres> {
   const { stdout } = await run(SCRIPT, ['start', dir, '--fast', '--max-connections', '200'])
   const url = /^TEST_DATABASE_URL=(.+)$/m.exec(stdout)![1]!
   const { port } = new URL(url)
-  const database = await createTestDatabase({ kind: 'postgres', url, template: 'template0' }, { log, empty: true })
-  const own = await database.open({ poolMax: 1 })
-  await migrate({ database: own, log }, { dir: MIGRATIONS })
-  await own.close()
+  const destroy = async () => void (await run(SCRIPT, ['stop', dir, '--delete']))
   return {
-    database,
+    database: await makeDatabase(url).catch(async (error: unknown) => {
+      await destroy()
+      throw error
+    }),
     crash: async () => void (await run(SCRIPT, ['stop', dir])),
     start: async () => void (await run(SCRIPT, ['start', dir, '--port', port])),
     setReadOnly: (readOnly) =>
@@ -43,6 +43,17 @@ export async function startOwnPostgres(): Promise<OwnPostgres> {
         await admin(`alter system set default_transaction_read_only = ${readOnly ? 'on' : 'off'}`)
         await admin('select pg_reload_conf()')
       }),
-    destroy: async () => void (await run(SCRIPT, ['stop', dir, '--delete'])),
+    destroy,
   }
+}
+
+async function makeDatabase(url: string): Promise<TestDatabase> {
+  const database = await createTestDatabase({ kind: 'postgres', url, template: 'template0' }, { log, empty: true })
+  const own = await database.open({ poolMax: 1 })
+  try {
+    await migrate({ database: own, log }, { dir: MIGRATIONS })
+  } finally {
+    await own.close()
+  }
+  return database
 }

@@ -59,7 +59,12 @@ query_wait_timeout = 5
   )
   await chmod(dir, 0o755)
   const child = spawn(PROGRAM!, ['-q', path.join(dir, 'pgbouncer.ini')], { stdio: 'ignore', ...unprivileged() })
-  await vi.waitUntil(() => answers(port), { timeout: 10_000 })
+  try {
+    await vi.waitUntil(() => answers(port), { timeout: 10_000 })
+  } catch (error) {
+    await stop(child, dir)
+    throw error
+  }
   target.hostname = '127.0.0.1'
   target.port = String(port)
   return { url: target.href, stop: () => stop(child, dir) }

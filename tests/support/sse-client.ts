@@ -1,5 +1,6 @@
 import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http'
 import { StringDecoder } from 'node:string_decoder'
+import { type Patience, rejectLate } from './patience.ts'
 
 /** One event as it came. Notices (`connected`, `ping`, `reset`, `closed`) have no id. */
 export interface SseEvent {
@@ -9,7 +10,7 @@ export interface SseEvent {
   data: any
 }
 
-export interface SseOptions {
+export interface SseOptions extends Patience {
   lastEventId?: number
   headers?: Record<string, string>
   /** Takes exactly so many bytes of the body, then resets the connection. */
@@ -68,7 +69,13 @@ export function connectSse(url: string, options: SseOptions = {}): Promise<SseCl
     ...options.headers,
   }
   return new Promise((resolve, reject) => {
-    const sent = request(url, { headers, agent: false }, (res) => resolve(readStream(res, options)))
+    const sent = request(url, { headers, agent: false })
+    // Behind the head a stream may be silent for as long as it likes.
+    const hasHead = rejectLate(sent, reject, { what: `the head of ${url}`, ...options })
+    sent.on('response', (res) => {
+      hasHead()
+      resolve(readStream(res, options))
+    })
     sent.on('error', reject)
     sent.end()
   })
