@@ -1,3 +1,4 @@
+import { onTestFinished } from 'vitest'
 import { until } from './gateway.ts'
 import { connectSse, type SseClient, type SseEvent } from './sse-client.ts'
 
@@ -31,14 +32,15 @@ export interface Follower {
 }
 
 /**
- * Resolves when the first connection is open; rejects when that is refused. It ends by `stop`, at a `closed` event, or
- * when coming back is refused for good.
+ * Resolves when the first connection is open; rejects when that is refused. It ends by `stop`, at a `closed` event, when
+ * coming back is refused for good, or with its test, however that ends.
  */
 export async function followEvents(url: string, options: FollowOptions): Promise<Follower> {
   const connections: SseClient[] = []
   const faults: string[] = []
   let isStopped = false
   let isOver = false
+  let running: Promise<void> | undefined
 
   async function connect(): Promise<SseClient> {
     const position = connections.findLast((one) => one.lastEventId !== undefined)?.lastEventId ?? options.lastEventId
@@ -71,7 +73,14 @@ export async function followEvents(url: string, options: FollowOptions): Promise
     isOver = true
   }
 
-  const running = run(await connect())
+  async function stop() {
+    isStopped = true
+    if (!isOver) connections.at(-1)?.leave()
+    await running
+  }
+
+  onTestFinished(stop)
+  running = run(await connect())
   const events = () => connections.flatMap((client) => client.all)
   const follower: Follower = {
     events,
@@ -97,11 +106,7 @@ export async function followEvents(url: string, options: FollowOptions): Promise
         const text = streamedText(events(), messageId)
         return text.split(' ').length > words ? text : undefined
       }, `${words} words of ${messageId} are streamed`),
-    async stop() {
-      isStopped = true
-      connections.at(-1)?.leave()
-      await running
-    },
+    stop,
   }
   return follower
 }

@@ -1,3 +1,4 @@
+import { onTestFinished } from 'vitest'
 import type { Seen } from './checker.ts'
 import { type Answer, type Cluster, type Conversation, sendRequest } from './cluster.ts'
 import type { Follower } from './follower.ts'
@@ -12,9 +13,11 @@ export interface Load {
   readonly counts: Map<string, number>
   /** Answers that are neither success nor a refusal in order, with a time to come back. */
   readonly faults: string[]
+  /** Refusals so far, and how long the slowest of them took to come. */
+  refusals(): { count: number; slowestMs: number }
   /** Resolves when so many more requests were answered with success. */
   served(count: number): Promise<void>
-  /** Ends it, waits for all turns, and resolves with what each client saw. */
+  /** Ends it, as the end of its test does in any case; waits for all turns, and resolves with what each client saw. */
   stop(): Promise<Seen[]>
 }
 
@@ -46,23 +49,29 @@ export async function startLoad(
   const counts = new Map<string, number>()
   const faults: string[] = []
   const underWay = new Set<Promise<void>>()
+  const refusals = { count: 0, slowestMs: 0 }
   let served = 0
 
-  function note(kind: string, answer: Answer | Error) {
+  function note(kind: string, answer: Answer | Error, sentAt: number) {
     const status = answer instanceof Error ? 'failed' : answer.status
     counts.set(`${kind} ${status}`, (counts.get(`${kind} ${status}`) ?? 0) + 1)
     if (answer instanceof Error) faults.push(`${kind}: ${answer.message}`)
     else if (answer.status === 200) served++
     else if (answer.status !== 503 || answer.headers['retry-after'] === undefined)
       faults.push(`${kind}: ${answer.status} ${answer.text}`)
+    else {
+      refusals.count++
+      refusals.slowestMs = Math.max(refusals.slowestMs, performance.now() - sentAt)
+    }
   }
 
   async function post(poster: Poster) {
     poster.isSending = true
     poster.open ??= `marker-${poster.name}-${poster.acknowledged.length + 1}`
     const content = `/echo ${poster.open}`
+    const sentAt = performance.now()
     const answer = await poster.conversation.post({ content, messageId: poster.open }).catch((error: Error) => error)
-    note('message', answer)
+    note('message', answer, sentAt)
     if (!(answer instanceof Error) && answer.status === 200) {
       poster.acknowledged.push(said(poster.open))
       poster.open = undefined
@@ -73,7 +82,8 @@ export async function startLoad(
   async function ask({ conversation: { id } }: Poster) {
     const path = cluster.random.pick([`/api/v1/agents/${id}`, `/api/v1/agents/${id}/history/session/messages`])
     const url = `${cluster.proxy.url}${path}`
-    note('question', await sendRequest('GET', url, { token: cluster.key }).catch((error: Error) => error))
+    const sentAt = performance.now()
+    note('question', await sendRequest('GET', url, { token: cluster.key }).catch((error: Error) => error), sentAt)
   }
 
   let due = 0
@@ -89,6 +99,12 @@ export async function startLoad(
       void work.finally(() => underWay.delete(work))
     }
   }, 10)
+
+  async function halt() {
+    clearInterval(timer)
+    await Promise.all(underWay)
+  }
+  onTestFinished(halt)
 
   async function finish(poster: Poster): Promise<Seen> {
     const { conversation, follower, name: own, acknowledged } = poster
@@ -107,13 +123,13 @@ export async function startLoad(
   return {
     counts,
     faults,
+    refusals: () => ({ ...refusals }),
     async served(count) {
       const from = served
       await until(() => served >= from + count, `${count} more requests are served`, 120_000)
     },
     async stop() {
-      clearInterval(timer)
-      await Promise.all(underWay)
+      await halt()
       return Promise.all(posters.map(finish))
     },
   }

@@ -1,4 +1,5 @@
-import type { Acknowledged, Seen } from './checker.ts'
+import { onTestFinished } from 'vitest'
+import type { Seen } from './checker.ts'
 import type { Call, Cluster, Conversation } from './cluster.ts'
 import { until } from './gateway.ts'
 
@@ -33,27 +34,58 @@ export interface TalkOptions {
   call?: Call
 }
 
-/** One client: says one thing after the other on one stream that it keeps, and waits for each answer. Resolves with all it saw. */
-export async function talk(cluster: Cluster, options: TalkOptions): Promise<Seen> {
+/**
+ * One client: says one thing after the other on one stream that it keeps, and waits for each answer. Resolves with all it
+ * saw. Where its test is over before it is done, because it failed, the client ends with it.
+ */
+export function talk(cluster: Cluster, options: TalkOptions): Promise<Seen> {
+  const over = new AbortController()
+  const seen: Seen = { name: options.name, acknowledged: [], events: [], after: 0 }
+  const talking = speak(cluster, options, { seen, signal: over.signal }).catch((error) => {
+    if (!over.signal.aborted) throw error
+    return seen
+  })
+  onTestFinished(async () => {
+    over.abort()
+    await talking.catch(() => {})
+  })
+  return talking
+}
+
+async function speak(
+  cluster: Cluster,
+  options: TalkOptions,
+  { seen, signal }: { seen: Seen; signal: AbortSignal },
+): Promise<Seen> {
   const { name, goOn, away = AWAY } = options
   const { random } = cluster
-  const ask = <T>(work: () => Promise<T>) => (away ? untilAccepted(work, away) : work()) as Promise<NonNullable<T>>
+  const { acknowledged } = seen
+  async function ask<T>(work: () => Promise<T>): Promise<NonNullable<T>> {
+    const asked = () => {
+      signal.throwIfAborted()
+      return work()
+    }
+    return away ? untilAccepted(asked, away) : ((await asked()) as NonNullable<T>)
+  }
   const say = options.content ?? ((marker) => `/echo ${marker} /words 30 /delay ${random.pick([1, 5, 20])}`)
   const conversation = await ask(() => cluster.open({ thread: name }, options.call))
   // From the start, and not fresh: a fresh stream that breaks before it showed anything comes back as another fresh one,
   // and those show no turn that ended more than half a minute ago.
   const follower = await ask(() => conversation.follow({ lastEventId: 0 }))
-  const acknowledged: Acknowledged[] = []
   for (let turn = 1; turn === 1 || goOn(turn); turn++) {
     const marker = `marker-${name}-${turn}`
     // Asked again, it is the same message.
     const content = say(marker)
     const { messageId } = await ask(() => conversation.send(content, { messageId: marker }))
     acknowledged.push({ messageId, marker })
-    await untilEnded(cluster, conversation, follower.events, messageId)
+    const events = () => {
+      signal.throwIfAborted()
+      return follower.events()
+    }
+    await untilEnded(cluster, conversation, events, messageId)
   }
   await follower.stop()
-  return { name, acknowledged, events: follower.events(), faults: follower.faults, after: 0 }
+  return { ...seen, events: follower.events(), faults: follower.faults }
 }
 
 /** Resolves when the stream has shown the end of this message. Rejects with what the run says of itself when it does not. */
