@@ -3,7 +3,8 @@ import { findFaults } from '../support/checker.ts'
 import { type Cluster, test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
 import { requireProc, until } from '../support/gateway.ts'
-import { startLoad } from '../support/load.ts'
+import { holdTurn } from '../support/held-turn.ts'
+import { type Load, startLoad } from '../support/load.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('it is stopped')
@@ -12,11 +13,21 @@ requireProc()
 test.override('clusterOptions', { replicas: 3, env: {}, postgres: 'own' })
 
 const LOAD = { perSecond: 100, conversations: 30 }
+/** How long a request may wait for a connection to the database; `src/db/gate.ts`, docs/limits.md. */
+const POOL_WAIT_MS = 10_000
+/** Refused while the database is away: more than may be under way at once, so that most were sent after it went. */
+const REFUSED_MIN = 200
 
 /** All replicas run on, and say that they are ready. */
 async function recovered({ replicas }: Cluster, before: number[]) {
   await Promise.all(replicas.map((gateway) => gateway.ready()))
   expect(replicas.filter((gateway) => !gateway.hasExited()).map(({ pid }) => pid)).toEqual(before)
+}
+
+/** Nobody was let wait for a connection and refused only then. */
+function expectFast(load: Load) {
+  expect(load.refusals().count).toBeGreaterThan(0)
+  expect(load.refusals().slowestMs).toBeLessThan(POOL_WAIT_MS)
 }
 
 const statuses = ({ replicas, call }: Cluster, path: string) =>
@@ -51,18 +62,24 @@ test('without Postgres for a while replicas live on, say that they are not ready
     async () => (await statuses(cluster, '/health/ready')).every((status) => status === 503),
     'all are not ready',
   )
+  const before = load.refusals().count
   const overAt = performance.now() + effort(8, 30) * 1000
   while (performance.now() < overAt) {
     expect(await statuses(cluster, '/health')).toEqual([200, 200, 200])
     expect(await statuses(cluster, '/health/ready')).toEqual([503, 503, 503])
     await new Promise((resolve) => setTimeout(resolve, 200))
   }
+  // Made and refused before it is back; whoever waited for the database would have no answer yet.
+  await until(() => load.refusals().count >= before + REFUSED_MIN, `${REFUSED_MIN} requests are refused`)
+  expectFast(load)
   await cluster.postgres?.start()
   await recovered(cluster, pids)
   await load.served(100)
   expect(findFaults(await load.stop())).toEqual([])
   expect(load.faults.slice(0, 5)).toEqual([])
   expect(load.counts.get('message 503')).toBeGreaterThan(0)
+  expect(load.counts.get('question 503')).toBeGreaterThan(0)
+  expectFast(load)
 })
 
 // 35
@@ -83,14 +100,9 @@ test('a Postgres that may only be read refuses messages and loses none, and all 
 
 // 12, 35: replies are stored by commits that do not wait for the disk, so a crash may take what the replica knows as stored
 test('words that a crash of Postgres took back are said again before the turn ends', async ({ cluster }) => {
-  const conversation = await cluster.open()
-  const follower = await conversation.follow()
-  const { messageId, runId } = await conversation.send('/words 20 /delay 20')
-  await follower.streamed(messageId, 1)
+  // Nobody publishes while the turn is held, nor ends it; all that is done here is what the crash does.
   const { sql } = cluster.database
-  // Nobody publishes while this is held, nor ends the turn; all that is done here is what the crash does.
-  await sql.begin(async (tx) => {
-    await tx`select 1 from conversations where id = ${conversation.id} for no key update`
+  const { follower, messageId, answer } = await holdTurn(cluster, async ({ conversation, runId }, tx) => {
     await until(async () => {
       const saved = await sql`select 1 from messages where run_id = ${runId} and role = 'assistant'`
       const waiting = await sql`select 1 from thread_response where conversation_id = ${conversation.id}`
@@ -100,7 +112,6 @@ test('words that a crash of Postgres took back are said again before the turn en
     await tx`update runs set reply_batch = reply_batch - ${lost.count} where id = ${runId}`
   })
   await follower.completed(messageId)
-  const answer = Array.from({ length: 20 }, (_, at) => `w${at + 1}`).join(' ')
   const seen = { name: 'it', acknowledged: [{ messageId, answer }], events: follower.events(), after: 0 }
   expect(findFaults([seen])).toEqual([])
   await follower.stop()
