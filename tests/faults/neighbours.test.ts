@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
 import { findFaults } from '../support/checker.ts'
-import { type Cluster, type Conversation, test } from '../support/cluster.ts'
+import { type Cluster, type Conversation, LEASE_SECONDS, test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
 import { killProcess, requireProc, until } from '../support/gateway.ts'
 import { makeOrganization } from '../support/organization.ts'
@@ -87,19 +87,30 @@ test('turns that are live all at once on a pool of five keep no question waiting
   const { key, slug } = await makeOrganization(cluster)
   const live = effort(12, 50)
   const room = { WORKERS_BUSY_MAX: '60', WORKERS_MAX: '60', ORG_RUNS_MAX: '60', DATABASE_POOL_MAX: '5' }
-  const gateway = await cluster.add({ ...ENV, ...room })
+  // Shorter than what follows, so that a run is only kept by being renewed; and some seconds more than elsewhere, for the
+  // start of so many workers.
+  const gateway = await cluster.add({ ...ENV, ...room, RUN_LEASE_SECONDS: String(LEASE_SECONDS + 4) })
   cluster.balance({ without: [gateway] })
   const { url: at } = gateway
   const hanging = await hang(cluster, live, key, at)
   await until(() => gateway.workers().length >= live, 'all of them have a worker')
   const paths = hanging.flatMap(({ id }) => [`/api/v1/agents/${id}`, `/api/v1/agents/${id}/history/session/messages`])
-  const answers = await Promise.all(
-    [...paths, ...paths, ...paths].map((path) => cluster.call('GET', path, { at, token: key })),
-  )
-  expect(answers.filter(({ status }) => status !== 200)).toEqual([])
-  expect(await cluster.database.sql`select fence, state from runs where organization_id = ${slug}`).toEqual(
-    hanging.map(() => ({ fence: 1, state: 'running' })),
-  )
+  const { sql } = cluster.database
+  const [first] = await sql`select max(lease_until)::text as lease from runs where organization_id = ${slug}`
+  for (let isLapsed = false; !isLapsed; ) {
+    const answers = await Promise.all(
+      [...paths, ...paths, ...paths].map((path) => cluster.call('GET', path, { at, token: key })),
+    )
+    expect(answers.filter(({ status }) => status !== 200)).toEqual([])
+    // By the clock that leases go by; the other replicas have had a second to take what has lapsed.
+    const [row] = await sql<{ isLapsed: boolean }[]>`
+      select now() > ${first!.lease}::timestamptz + interval '1 second' as "isLapsed"`
+    isLapsed = row!.isLapsed
+  }
+  expect(
+    await sql`select fence, state, lease_until > ${first!.lease}::timestamptz as "isRenewed" from runs
+      where organization_id = ${slug}`,
+  ).toEqual(hanging.map(() => ({ fence: 1, state: 'running', isRenewed: true })))
   gateway.signal('SIGKILL')
   await gateway.exited
   for (const conversation of hanging) await conversation.cancel()
@@ -146,6 +157,8 @@ test('a turn that calls tools without end is ended at the limit of its steps, an
   await follower.completed(messageId)
   const acknowledged = [{ messageId, status: 'failed' as const }]
   expect(findFaults([{ name: 'loop', events: follower.events(), acknowledged, after: 0 }])).toEqual([])
+  const error = follower.events().find(({ name }) => name === 'error')
+  expect(error?.data).toMatchObject({ messageId, code: 'steps_exhausted' })
   await follower.stop()
 })
 
