@@ -146,7 +146,7 @@ test('an answer that was withheld ends as failed, also when its replica died bef
 }) => {
   const provider = await startWithholdingProvider()
   onTestFinished(provider.stop)
-  const env = { OPENAI_COMPATIBLE_BASE_URL: provider.url, RUN_LEASE_SECONDS: '2' }
+  const env = { OPENAI_COMPATIBLE_BASE_URL: provider.url }
   const gateways = [await cluster.add(env), await cluster.add(env)]
   const others = cluster.replicas.filter((gateway) => !gateway.hasExited() && !gateways.includes(gateway))
   for (const gateway of others) gateway.signal('SIGTERM')

@@ -1,7 +1,8 @@
 import { expect } from 'vitest'
+import { shutdownTimes } from '../../src/config/shutdown.ts'
 import { findFaults } from '../support/checker.ts'
 import { type Conversation, test } from '../support/cluster.ts'
-import { type Gateway, isAlive, requireProc, startGateway, until } from '../support/gateway.ts'
+import { type Exit, type Gateway, isAlive, requireProc, startGateway, until } from '../support/gateway.ts'
 import { sendHalf } from '../support/half-sent.ts'
 import { talk } from '../support/talk.ts'
 import { requirePostgres } from '../support/world.ts'
@@ -15,6 +16,15 @@ const WORDS = 60
 const SLOW = `/words ${WORDS} /delay 20`
 const WHOLE = Array.from({ length: WORDS }, (_, at) => `w${at + 1}`).join(' ')
 const STOPPED = { code: 0, signal: null }
+
+/**
+ * How it ended, which is within the time that whoever kills it afterwards must leave it: docs/operations.md. The time runs
+ * from the signal; here it is counted from later, and with a second for the way to us.
+ */
+function ended(gateway: Gateway, { waitSeconds = 0, graceSeconds = 0 } = {}): Promise<Exit> {
+  const { totalMs } = shutdownTimes({ waitMs: waitSeconds * 1000, graceMs: graceSeconds * 1000 })
+  return until(() => gateway.exited, `it ends within its ${totalMs / 1000} s`, totalMs + 1_000)
+}
 
 const complete = (messageId: string) => (event: { name: string; data: { messageId?: string } }) =>
   event.name === 'complete' && event.data.messageId === messageId
@@ -43,7 +53,7 @@ test('SIGTERM with idle workers and an open stream sends the client elsewhere an
   // A proper end of the response, behind a `retry:`; nothing is torn off.
   expect(await stream.closed).toBe(true)
   expect(stream.retryMs).toBeGreaterThan(0)
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway)).toEqual(STOPPED)
   expect([spawner, ...workers].filter(isAlive)).toEqual([])
   expect(gateway.lines().filter(({ level }) => level === 'error' || level === 'fatal')).toEqual([])
   await follower.stop()
@@ -55,7 +65,7 @@ test('SIGTERM twice is SIGTERM once', async ({ cluster }) => {
   await gateway.logged('stopping')
   gateway.signal('SIGTERM')
   gateway.signal('SIGINT')
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway)).toEqual(STOPPED)
   cluster.balance()
 })
 
@@ -79,7 +89,7 @@ test('SIGTERM is told to balancers first: an idle replica says that it is not re
   expect(posted).toMatchObject({ status: 200, headers: { connection: 'close' } })
   await follower.completed(String(posted.body.messageId))
   expect(follower.connections).toHaveLength(1)
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway, { waitSeconds: 4 })).toEqual(STOPPED)
   const runs = gateway.lines().filter((line) => line.msg === 'run')
   expect(runs.at(-1)).toMatchObject({ runId: posted.body.runId, outcome: 'completed' })
   cluster.balance()
@@ -89,7 +99,7 @@ test('SIGTERM is told to balancers first: an idle replica says that it is not re
 test('Ctrl-C waits for no balancer', async ({ cluster }) => {
   const gateway = await cluster.add({ SHUTDOWN_WAIT_SECONDS: '600' })
   gateway.signal('SIGINT')
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway)).toEqual(STOPPED)
   cluster.balance()
 })
 
@@ -107,7 +117,7 @@ test('a second signal ends all waits at once, and still hands over what runs', a
     gateway.signal('SIGTERM')
     return gateway.lines().some(({ msg }) => msg === 'stopping at once')
   }, 'the second signal is obeyed')
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway)).toEqual(STOPPED)
   await follower.completed(messageId)
   const seen = { name: 'turn', acknowledged: [{ messageId, answer: WHOLE }], events: follower.events(), after: 0 }
   expect(findFaults([seen])).toEqual([])
@@ -119,7 +129,7 @@ test('SIGTERM in the middle of the start is obeyed', async ({ cluster }) => {
   for (const afterMs of [0, 20, 60, 120, 250]) {
     const gateway = await startGateway(cluster.env)
     setTimeout(gateway.signal, afterMs, 'SIGTERM')
-    expect(await gateway.exited).toEqual(STOPPED)
+    expect(await ended(gateway)).toEqual(STOPPED)
     expect(gateway.lines().filter(({ level }) => level === 'error' || level === 'fatal')).toEqual([])
     await gateway.destroy()
   }
@@ -133,7 +143,7 @@ test('a turn that runs at SIGTERM goes on elsewhere, and its stream with it', as
   const { messageId, runId } = posted.body as { messageId: string; runId: string }
   await follower.streamed(messageId, 10)
   gateway.signal('SIGTERM')
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway)).toEqual(STOPPED)
   expect(follower.events().some(complete(messageId))).toBe(false)
   cluster.balance()
   await follower.completed(messageId)
@@ -163,7 +173,7 @@ test('a turn that ends within the grace is ended where it runs', async ({ cluste
     return run.body.status === 'completed'
   }, 'another replica has answered')
   await follower.completed(messageId)
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway, { graceSeconds: 30 })).toEqual(STOPPED)
   const runs = gateway.lines().filter((line) => line.msg === 'run')
   expect(runs.map(({ runId, outcome }) => [runId, outcome])).toEqual([[posted.body.runId, 'completed']])
   cluster.balance()
@@ -180,7 +190,7 @@ test('what is still under way when the whole time of a stop is over is cut, and 
   gateway.signal('SIGTERM')
   cluster.balance({ without: [gateway] })
   expect(await gateway.logged('stopping')).toMatchObject({ requestsEndMs: 10_000, totalMs: 15_000 })
-  expect(await gateway.exited).toEqual(STOPPED)
+  expect(await ended(gateway)).toEqual(STOPPED)
   expect(await half.finish()).toMatch(/ECONNRESET|EPIPE|socket hang up/)
 })
 
@@ -212,7 +222,7 @@ test('all replicas are replaced under load: no request fails, and every turn end
     // What a preStop hook is for: nobody is sent to it any more when the signal comes.
     cluster.balance({ without: [gateway] })
     gateway.signal('SIGTERM')
-    expect(await gateway.exited).toEqual(STOPPED)
+    expect(await ended(gateway)).toEqual(STOPPED)
   }
   isOver = true
   const seen = await clients
