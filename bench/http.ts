@@ -7,8 +7,9 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { Pool } from 'undici'
+import { processCpuUs } from './processes.ts'
 import { createScene } from './scene.ts'
-import { inRounds, median, processCpuUs, ROUNDS, rate, scaled, startGateway, withDatabase } from './support.ts'
+import { inRounds, median, ROUNDS, rate, scaled, startGateway, withDatabase } from './support.ts'
 import type { Row } from './table.ts'
 
 const POSTS = scaled(3_000)

@@ -4,14 +4,13 @@
  * `thread_response` ends as numbered events in the log, in order; it is fenced by its run on the way in. `runs` are claimed
  * with a lease, a fencing number and a count of tries. The peers run jobs in no order, fence nothing and keep no log.
  */
-import { acceptMessage } from '../src/domain/messages/accept.ts'
 import { endRun } from '../src/domain/runs/end.ts'
 import { createPublisher } from '../src/queue/publisher.ts'
 import { type ClaimedRun, claimReadyRuns } from '../src/queue/runs.ts'
 import { insertReplies, publishReplies } from '../src/queue/thread-response.ts'
 import { createReplyWriter } from '../src/workers/replies.ts'
 import { prepareBoss, prepareGraphile, type QueuePeer } from './queue-peers.ts'
-import { createScene, PAYLOAD, SILENT } from './scene.ts'
+import { createScene, createWriter, PAYLOAD, SILENT } from './scene.ts'
 import { inRounds, log, ROUNDS, rate, scaled, withDatabase } from './support.ts'
 import type { Row } from './table.ts'
 
@@ -79,7 +78,7 @@ async function compare(lobu: Ours, [graphile, boss]: QueuePeer[]): Promise<Row[]
   })
   const accepts = 'message, run and conversation in one statement, which waits for the disk'
   return [
-    row('thread_response: single-row enqueue, 8 callers', enqueue.replies, graphileOf(enqueue.graphile), '≥ 4× (≥ 6×)'),
+    row('thread_response: single-row enqueue, 8 callers', enqueue.replies, graphileOf(enqueue.graphile), ENQUEUE_GOAL),
     row('the same', enqueue.replies, bossOf(enqueue.boss)),
     row('accept a message, 8 callers', enqueue.messages, graphileOf(enqueue.graphile), undefined, accepts),
     row('the same', enqueue.messages, bossOf(enqueue.boss)),
@@ -94,7 +93,7 @@ async function compare(lobu: Ours, [graphile, boss]: QueuePeer[]): Promise<Row[]
       'one statement in flight, what comes meanwhile goes with the next',
     ),
     row('thread_response end to end, producers of 50', fifty.ours, graphileOf(fifty.graphile), '≥ 1.5× (≥ 2.5×)'),
-    row('thread_response drain, one replica', drain.replies, graphileOf(drain.graphile), '≥ 20,000 (≥ 0.8×)'),
+    row('thread_response drain, one replica', drain.replies, graphileOf(drain.graphile), '≥ 20,000 /s; ≥ 0.8×'),
     row('the same', drain.replies, bossOf(drain.boss)),
     row('runs drain: claim 50, complete 50', drain.runs, graphileOf(drain.graphile), '≥ 1× (≥ 1.4×)', RUNS_NOTE),
     row('the same', drain.runs, bossOf(drain.boss), '≥ 1.5× (≥ 2.5×)'),
@@ -102,6 +101,8 @@ async function compare(lobu: Ours, [graphile, boss]: QueuePeer[]): Promise<Row[]
   ]
 }
 
+/** The floor of the ratios in one run, and the goal of the path. */
+const ENQUEUE_GOAL = '≥ 4×; ≥ 5× (≥ 6×)'
 const RUNS_NOTE =
   'the claim of the product, completed by one statement for 50 runs; a turn ends alone, see the last line'
 const ENDED_NOTE = 'each its own transaction: lock, replies, log, transcript, result, next run; not the same work'
@@ -115,21 +116,8 @@ async function prepareOurs(url: string) {
     await sql`update conversations set open_runs = 0, last_turn = 0, last_seq = 0, end_seq = 0`
     await sql.unsafe('vacuum analyze runs, messages, event_log, thread_response, conversations')
   }
-  let serial = 0
-  const accept = (index: number) =>
-    acceptMessage(
-      { sql, signals: SILENT },
-      {
-        ...{ organizationId, conversationId: names[index % names.length]!, messageId: `m${serial++}` },
-        content: { role: 'user', content: PAYLOAD.text },
-        ...{ text: PAYLOAD.text, bodyHash: 'hash', fileIds: [], onBusy: 'enqueue' as const },
-        ...{ webhookUrl: null, traceparent: null },
-      },
-      {
-        ...{ replica: 'bench', leaseMs: 60_000, depthMax: 1e6, organizationMax: 1e6, workerIdleMs: 1, preferredMs: 1 },
-        ...{ claimHere: false, workerHere: false },
-      },
-    )
+  const write = createWriter(scene, SILENT)
+  const accept = (index: number) => write(names[index % names.length]!)
 
   /** A producer's next batches: one event each, of as many runs. */
   function producer(runs: ClaimedRun[]) {

@@ -1,6 +1,7 @@
 /** What the measurements put into a database before they begin: an organization, conversations, runs that somebody holds. */
 import { openDatabase, type Sql } from '../src/db/client.ts'
 import { bootstrap } from '../src/domain/accounts/bootstrap.ts'
+import { acceptMessage } from '../src/domain/messages/accept.ts'
 import type { Signals } from '../src/domain/signals.ts'
 import type { ClaimedRun } from '../src/queue/runs.ts'
 import { log } from './support.ts'
@@ -64,4 +65,25 @@ export async function createScene(url: string, { poolMax = 16 } = {}): Promise<S
     },
     close: db.close,
   }
+}
+
+const ACCEPT_OPTIONS = {
+  ...{ replica: 'writer', leaseMs: 60_000, depthMax: 1e6, organizationMax: 1e6, workerIdleMs: 1, preferredMs: 1 },
+  workerHere: false,
+}
+
+/** Who accepts messages by the statement of the product, one a call, under ids of its own. */
+export function createWriter({ sql, organizationId }: Scene, signals: Signals) {
+  let serial = 0
+  return (conversationId: string, claimHere = false) =>
+    acceptMessage(
+      { sql, signals },
+      {
+        ...{ organizationId, conversationId, messageId: `m${++serial}` },
+        content: { role: 'user', content: PAYLOAD.text },
+        ...{ text: PAYLOAD.text, bodyHash: 'hash', fileIds: [], onBusy: 'enqueue' as const },
+        ...{ webhookUrl: null, traceparent: null },
+      },
+      { ...ACCEPT_OPTIONS, claimHere },
+    )
 }

@@ -1,6 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { get } from 'node:http'
 import { tmpdir } from 'node:os'
@@ -9,6 +8,7 @@ import postgres from 'postgres'
 import { openDatabase, type Sql } from '../src/db/client.ts'
 import { createLogger } from '../src/lib/logger.ts'
 import { migrate } from '../src/migrations/run.ts'
+import { processCpuUs } from './processes.ts'
 
 export const log = createLogger({ level: 'warn', pretty: false })
 const ROOT = join(import.meta.dirname, '..')
@@ -67,11 +67,10 @@ export async function inRounds<K extends string>(
 
 /** A database of its own on the server that `BENCH_DATABASE_URL` or `TEST_DATABASE_URL` names, dropped at the end. */
 export async function withDatabase<T>(work: (url: string) => Promise<T>, { schema = true } = {}): Promise<T> {
-  if (!SERVER) throw new Error('Set BENCH_DATABASE_URL (or TEST_DATABASE_URL) to a Postgres with pgvector')
+  const admin = connectToServer()
   const name = `bench_${process.pid}_${Math.random().toString(36).slice(2, 8)}`
-  const admin = postgres(SERVER, { max: 1, onnotice: () => {} })
   await admin.unsafe(`create database ${name}`)
-  const url = new URL(SERVER)
+  const url = new URL(SERVER!)
   url.pathname = `/${name}`
   try {
     if (schema) {
@@ -86,12 +85,26 @@ export async function withDatabase<T>(work: (url: string) => Promise<T>, { schem
   }
 }
 
+/** What runs the databases of the measurements. */
+export async function postgresVersion(): Promise<string> {
+  const admin = connectToServer()
+  const [row] = await admin<{ version: string }[]>`select current_setting('server_version') as version`
+  await admin.end()
+  return row!.version
+}
+
+function connectToServer() {
+  if (!SERVER) throw new Error('Set BENCH_DATABASE_URL (or TEST_DATABASE_URL) to a Postgres with pgvector')
+  return postgres(SERVER, { max: 1, onnotice: () => {} })
+}
+
 export interface BenchGateway {
   url: string
   pid: number
   process: ChildProcess
   /** Milliseconds from spawn to ready. */
   startMs: number
+  /** Also for one that has exited. */
   stop(): Promise<void>
 }
 
@@ -105,10 +118,13 @@ process.on('exit', () => {
 })
 
 /** Starts the built gateway as a process, with `nodeArgs` for its Node, and waits until it is ready. */
-export async function startGateway(env: Record<string, string>, nodeArgs: string[] = []): Promise<BenchGateway> {
+export async function startGateway(
+  env: Record<string, string>,
+  { nodeArgs = [], node = process.execPath }: { nodeArgs?: string[]; node?: string } = {},
+): Promise<BenchGateway> {
   const dir = env.LOBU_DATA_DIR ?? (await mkdtemp(join(tmpdir(), 'lobu-bench-')))
   const startedAt = performance.now()
-  const child = spawn(process.execPath, [...nodeArgs, join(ROOT, 'dist/main.js'), 'serve'], {
+  const child = spawn(node, [...nodeArgs, join(ROOT, 'dist/main.js'), 'serve'], {
     env: {
       PATH: process.env.PATH ?? '',
       PORT: '0',
@@ -131,8 +147,10 @@ export async function startGateway(env: Record<string, string>, nodeArgs: string
     process: child,
     startMs,
     async stop() {
-      child.kill('SIGTERM')
-      await once(child, 'exit')
+      if (child.exitCode === null && child.signalCode === null) {
+        child.kill('SIGTERM')
+        await once(child, 'exit')
+      }
       if (!env.LOBU_DATA_DIR) await rm(dir, { recursive: true, force: true })
     },
   }
@@ -163,28 +181,6 @@ async function readStart(child: ChildProcess, wantsKey: boolean): Promise<{ url:
 export async function postgresCpuUs(sql: Sql): Promise<number> {
   const rows = await sql<{ pid: number }[]>`select pid from pg_stat_activity where datname = current_database()`
   return rows.reduce((sum, { pid }) => sum + processCpuUs(pid), 0)
-}
-
-/** Microseconds of CPU that all threads of a process have used so far. */
-export function processCpuUs(pid: number): number {
-  try {
-    return readdirSync(`/proc/${pid}/task`)
-      .map((task) => Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ')[0]) / 1000)
-      .reduce((sum, us) => sum + us, 0)
-  } catch {
-    return Number.NaN
-  }
-}
-
-/** Resident memory of a process in MB. */
-export function residentMb(pid: number): number {
-  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024
-}
-
-/** Of that, what only this process holds: the program and its libraries are shared by all workers. */
-export function privateMb(pid: number): number {
-  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8')
-  return [...rollup.matchAll(/^Private_\w+:\s+(\d+)/gm)].reduce((sum, [, kb]) => sum + Number(kb), 0) / 1024
 }
 
 /** A JSON call that must succeed. */

@@ -21,7 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STREAMS_MAX = 60000, PENDING_MAX = 64, BATCH = 256 };
+// From one address to one port there are some 28,000 connections, those that were closed a moment ago included.
+enum { STREAMS_MAX = 60000, PENDING_MAX = 64, BATCH = 256, SOURCES = 8 };
 
 static int poller;
 static int stream_fds[STREAMS_MAX], stream_count;
@@ -76,6 +77,10 @@ static void connect_more(void) {
   while (job.started < job.wanted && job.started - job.opened < PENDING_MAX) {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0) fail("socket");
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK + job.started % SOURCES)}};
+    int on = 1;
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    if (bind(fd, (struct sockaddr *)&from, sizeof from) < 0) fail("bind");
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(job.port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
     if (connect(fd, (struct sockaddr *)&to, sizeof to) < 0) fail("connect");
     char request[1024];
@@ -190,7 +195,15 @@ static void run_floor(void) {
   }
 }
 
+static void allow_descriptors(void) {
+  struct rlimit limit;
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv) {
+  allow_descriptors();
   poller = epoll_create1(0);
   if (argc > 1 && !strcmp(argv[1], "floor")) run_floor();
   else run_client();
