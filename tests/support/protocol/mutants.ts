@@ -27,8 +27,8 @@ export const SABOTAGES: Sabotage[] = [
       in: 'with head as materialized',
       replace: [
         [
-          'c.last_seq, h.ids',
-          '(select v.last_seq from conversations v where v.id = c.id and v.organization_id = c.organization_id), h.ids',
+          'c.last_seq, h.places',
+          '(select v.last_seq from conversations v where v.id = c.id and v.organization_id = c.organization_id), h.places',
         ],
       ],
     },
@@ -62,7 +62,7 @@ export const SABOTAGES: Sabotage[] = [
   },
   {
     name: 'replies are stored whatever the state',
-    mutant: { in: 'r.reply_batch = g.batch - 1', replace: [["and r.state = 'running'", '']] },
+    mutant: { in: 'r.reply_batch = g.batch - 1', replace: [["and r.state || '' = 'running'", '']] },
     scenario: SCENARIOS.cancelling,
     fault: /behind the end/,
   },
