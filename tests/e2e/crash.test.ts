@@ -7,6 +7,7 @@ import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import { type Follower, streamedText } from '../support/follower.ts'
 import { type Gateway, isAlive, killProcess, requireProc, until } from '../support/gateway.ts'
 import { connectSse } from '../support/sse-client.ts'
+import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas share it')
@@ -17,7 +18,7 @@ test.override('clusterOptions', { replicas: 3, env: { WORKERS_WARM: '0', WORKER_
 
 const WORDS = 80
 const SLOW = `/words ${WORDS} /delay 20`
-const WHOLE = Array.from({ length: WORDS }, (_, at) => `w${at + 1}`).join(' ')
+const WHOLE = wordsUpTo(WORDS)
 
 interface Turn {
   conversation: Conversation
@@ -266,7 +267,7 @@ test('a replica that wakes up while another finishes its turn does not get in be
   await until(() => !isAlive(worker), 'the worker of the frozen replica is gone')
   await gateway.ready()
   await follower.completed(messageId)
-  const answer = Array.from({ length: 300 }, (_, at) => `w${at + 1}`).join(' ')
+  const answer = wordsUpTo(300)
   const seen = { name: 'it', acknowledged: [{ messageId, answer }], events: follower.events(), after: 0 }
   expect(findFaults([seen])).toEqual([])
   await follower.stop()

@@ -6,6 +6,7 @@ import { type Call, sendRequest } from '../support/cluster.ts'
 import { followEvents } from '../support/follower.ts'
 import { type Gateway, until } from '../support/gateway.ts'
 import { test } from '../support/programs.ts'
+import { wordsUpTo } from '../support/words.ts'
 
 /** What `npm start` does for a newcomer: no settings at all, but for the folder. */
 async function makeFolder() {
@@ -82,7 +83,7 @@ test('a turn that was cut off by kill -9 is finished after the restart', async (
     const answer = await sendRequest('GET', `${again.url}/api/v1/runs/${runId}`, { token })
     return answer.body.endedAt ? answer.body : undefined
   }, 'the run has ended')
-  const whole = Array.from({ length: 60 }, (_, at) => `w${at + 1}`).join(' ')
+  const whole = wordsUpTo(60)
   expect(run).toMatchObject({ status: 'completed', result: whole })
   expect(whole.startsWith(streamed)).toBe(true)
 })

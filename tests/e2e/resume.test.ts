@@ -6,6 +6,7 @@ import { type Cluster, type Conversation, test } from '../support/cluster.ts'
 import { type Follower, streamedText } from '../support/follower.ts'
 import { until } from '../support/gateway.ts'
 import { connectSse, type SseEvent } from '../support/sse-client.ts'
+import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('three replicas share it')
@@ -90,7 +91,7 @@ test('clients that lose their connection again and again during a turn see each 
     Array.from({ length: 8 }, (_, at) => conversation.follow({ lastEventId: 0, inQuery: at % 2 === 0, cutAfter })),
   )
   const { messageId } = await conversation.send('/words 150 /delay 10')
-  const answer = Array.from({ length: 150 }, (_, at) => `w${at + 1}`).join(' ')
+  const answer = wordsUpTo(150)
   for (const [at, follower] of followers.entries()) {
     await follower.completed(messageId)
     await follower.stop()

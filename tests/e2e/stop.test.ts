@@ -5,6 +5,7 @@ import { type Conversation, test } from '../support/cluster.ts'
 import { type Exit, type Gateway, isAlive, requireProc, startGateway, until } from '../support/gateway.ts'
 import { sendHalf } from '../support/half-sent.ts'
 import { talk } from '../support/talk.ts'
+import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas share it')
@@ -14,7 +15,7 @@ test.override('clusterOptions', { replicas: 2, env: { SHUTDOWN_GRACE_SECONDS: '0
 
 const WORDS = 60
 const SLOW = `/words ${WORDS} /delay 20`
-const WHOLE = Array.from({ length: WORDS }, (_, at) => `w${at + 1}`).join(' ')
+const WHOLE = wordsUpTo(WORDS)
 const STOPPED = { code: 0, signal: null }
 
 /**

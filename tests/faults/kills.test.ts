@@ -6,6 +6,7 @@ import { type Follower, streamedText } from '../support/follower.ts'
 import { type Gateway, isAlive, killProcess, requireProc, until } from '../support/gateway.ts'
 import { type HeldTurn, holdTurn } from '../support/held-turn.ts'
 import { talk, untilAccepted } from '../support/talk.ts'
+import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('several replicas share it')
@@ -18,7 +19,6 @@ test.override('clusterOptions', { replicas: 3, env: ENV })
 /** Turns that are struck at once; of them, those that end before, and those that have not begun to speak. */
 const [POINTS, SHORT, LATE] = [20, 4, 8]
 const WORDS = 60
-const wordsUpTo = (count: number) => Array.from({ length: count }, (_, at) => `w${at + 1}`).join(' ')
 
 interface Turn {
   conversation: Conversation

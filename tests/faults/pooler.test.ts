@@ -5,6 +5,7 @@ import { effort } from '../support/effort.ts'
 import { killProcess, requireProc, until } from '../support/gateway.ts'
 import { hasPgBouncer, startPgBouncer } from '../support/pgbouncer.ts'
 import { talk } from '../support/talk.ts'
+import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('PgBouncer stands in front of it')
@@ -95,7 +96,7 @@ describe.runIf(hasPgBouncer())('behind PgBouncer in transaction mode, without an
     await Promise.all(turns.map(({ follower, messageId }) => follower.completed(messageId)))
     frozen.signal('SIGCONT')
     await frozen.ready()
-    const answer = Array.from({ length: WORDS }, (_, at) => `w${at + 1}`).join(' ')
+    const answer = wordsUpTo(WORDS)
     const seen = turns.map(({ follower, messageId }) => ({
       ...{ name: messageId, acknowledged: [{ messageId, answer }], after: 0 },
       ...{ events: follower.events(), faults: follower.faults },

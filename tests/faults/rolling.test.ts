@@ -4,6 +4,7 @@ import { type Cluster, test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
 import { type Gateway, requireProc, until } from '../support/gateway.ts'
 import { startLoad } from '../support/load.ts'
+import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('three replicas share it')
@@ -33,7 +34,7 @@ type LongTurn = Awaited<ReturnType<typeof startLongTurn>>
 async function finishLongTurn({ call }: Cluster, { follower, messageId, runId, name }: LongTurn): Promise<Seen> {
   await follower.completed(messageId)
   expect((await call('GET', `/api/v1/runs/${runId}`)).body).toMatchObject({ status: 'completed', attempt: 1 })
-  const answer = Array.from({ length: WORDS }, (_, at) => `w${at + 1}`).join(' ')
+  const answer = wordsUpTo(WORDS)
   await follower.stop()
   const { faults } = follower
   return { name, acknowledged: [{ messageId, answer }], events: follower.events(), faults, after: 0 }

@@ -2,6 +2,7 @@ import type { Sql } from '../../src/db/client.ts'
 import type { Cluster, Conversation } from './cluster.ts'
 import type { Follower } from './follower.ts'
 import { untilAccepted } from './talk.ts'
+import { wordsUpTo } from './words.ts'
 
 /** So many words of the first try, one every 20 ms; and of the last one, which speaks for a minute. */
 const [WORDS, WORDS_MAX] = [20, 3_000]
@@ -46,6 +47,6 @@ async function begin(cluster: Cluster, words: number, at: string | undefined): P
   const call = at === undefined ? {} : { at }
   const sent = await untilAccepted(() => conversation.send(`/words ${words} /delay 20`, message, call))
   await follower.streamed(sent.messageId, 1)
-  const answer = Array.from({ length: words }, (_, index) => `w${index + 1}`).join(' ')
+  const answer = wordsUpTo(words)
   return { conversation, follower, ...sent, answer }
 }
