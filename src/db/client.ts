@@ -1,6 +1,5 @@
 import { drizzle, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import type { Logger } from 'pino'
-import { errorLine } from '../lib/errors.ts'
 import {
   createEmbeddedEndpoint,
   createPostgresEndpoint,
@@ -12,11 +11,12 @@ import {
 } from './driver.ts'
 import type { Sql } from './driver-query.ts'
 import type { EmbeddedDatabase } from './embedded/index.ts'
-import { codeOf, explainConnectError } from './errors.ts'
+import { explainConnectError } from './errors.ts'
 import { createGate } from './gate.ts'
 import { guardSql } from './guard.ts'
 import { createListener, createMuteListener } from './listen.ts'
 import { type Findings, type PoolMode, probeEndpoint } from './probe.ts'
+import { createPool, createReplaceablePool, endPool } from './replaceable-pool.ts'
 import { parseDatabaseUrl } from './url.ts'
 
 export type { Sql, Tx } from './driver-query.ts'
@@ -29,9 +29,6 @@ const EMBEDDED_POOL_MAX = 8
 /** The server ends a statement earlier than this. One that is still unanswered was sent to a peer that is gone. */
 const STUCK_MS = STATEMENT_MS_MAX + 5_000
 const WATCH_MS = 1_000
-/** At least so long between two replacements of the pool; the old one has ended by then. */
-const REPLACE_MS_MIN = 10_000
-const DRAIN_SECONDS = 5
 const TRANSACTION_IDLE_MS_MAX = 5_000
 const DESCRIBE_MS = 60_000
 const MAIN = 'DATABASE_URL'
@@ -177,12 +174,10 @@ function assemble(parts: Parts): Database {
   const { endpoint, directEndpoint, found, poolMax, log } = parts
   const prepare = found.mode !== 'transaction'
   const connect = (onLost: () => void) => endpoint.connect({ max: poolMax, settings: found.settings, prepare, onLost })
-  const pool = createReplaceablePool({ connect, log, onReplaced: (error) => failUnsent(error) })
-  const gate = createGate({ log }, { places: poolMax, probe: () => pool.current().unsafe('select 1').then() })
-  const { sql, oldestMs, failUnsent } = guardSql(
-    { current: pool.current, gate },
-    { onError: pool.onError, transactionSettings: found.unsure },
-  )
+  const pool = createReplaceablePool({ log }, { connect })
+  const ask = () => pool.current().sql.unsafe('select 1')
+  const gate = createGate({ log }, { places: poolMax, probe: () => ask().then() })
+  const sql = guardSql({ current: pool.current, gate }, { transactionSettings: found.unsure })
   const listener = parts.canListen
     ? createListener(
         { log },
@@ -190,7 +185,7 @@ function assemble(parts: Parts): Database {
       )
     : createMuteListener()
   const watch = setInterval(() => {
-    if (parts.kind === 'postgres' && oldestMs() > STUCK_MS) pool.replace('a query got no answer')
+    if (parts.kind === 'postgres' && pool.current().flights.oldestMs() > STUCK_MS) pool.replace('a query got no answer')
   }, WATCH_MS).unref()
   let closing: Promise<void> | undefined
 
@@ -198,7 +193,7 @@ function assemble(parts: Parts): Database {
     gate.close()
     clearInterval(watch)
     await listener.close()
-    await pool.current().end({ timeout: DRAIN_SECONDS })
+    await pool.end()
     await parts.stop()
   }
 
@@ -211,7 +206,7 @@ function assemble(parts: Parts): Database {
     describe: cached(() => describe(sql, found.mode), DESCRIBE_MS),
     ping: async (timeoutMs) => {
       if (gate.isDown()) throw new Error('the database cannot be reached')
-      await withTimeout(pool.current().unsafe('select 1'), timeoutMs)
+      await withTimeout(ask(), timeoutMs)
     },
     dedicated: async () => openDedicated(directEndpoint, await parts.findDirect(), log),
     load: gate.load,
@@ -219,51 +214,6 @@ function assemble(parts: Parts): Database {
     close() {
       closing ??= close()
       return closing
-    },
-  }
-}
-
-/**
- * The pool, which is exchanged for a fresh one when it cannot be trusted any more; what runs on the old one may finish.
- *
- * - A connection was lost: `socket.ts` says why its slot must not be used again.
- * - After a failover connections may lead to a server that is gone (nothing answers) or that has become a read-only replica
- *   (25006), and the driver would keep them for up to an hour.
- */
-function createReplaceablePool(args: {
-  connect(onLost: () => void): Sql
-  log: Logger
-  onReplaced(error: Error): void
-}) {
-  const { connect, log } = args
-  let replacedAt = Number.NEGATIVE_INFINITY
-  let pool = make()
-
-  function make() {
-    const made: Sql = connect(() => {
-      if (made === pool) exchange('a connection was lost')
-    })
-    return made
-  }
-
-  function exchange(reason: string) {
-    log.warn({ reason }, 'database connections are replaced')
-    replacedAt = performance.now()
-    const old = pool
-    pool = make()
-    args.onReplaced(Object.assign(new Error(reason), { code: 'CONNECTION_CLOSED' }))
-    void old.end({ timeout: DRAIN_SECONDS })
-  }
-
-  function replace(reason: string) {
-    if (performance.now() - replacedAt > REPLACE_MS_MIN) exchange(reason)
-  }
-
-  return {
-    current: () => pool,
-    replace,
-    onError(error: unknown) {
-      if (codeOf(error) === '25006') replace(errorLine(error))
     },
   }
 }
@@ -279,15 +229,15 @@ function createOrm(sql: Sql): Orm {
 
 function openDedicated(endpoint: Endpoint, { mode, settings, unsure }: Findings, log: Logger): Dedicated {
   const session = mode !== 'transaction'
-  const client = endpoint.connect({ max: 1, settings, prepare: false })
-  const gate = createGate({ log }, { places: 1, probe: () => client.unsafe('select 1').then() })
-  const { sql } = guardSql({ current: () => client, gate }, { transactionSettings: unsure })
+  const pool = createPool(endpoint.connect({ max: 1, settings, prepare: false }))
+  const gate = createGate({ log }, { places: 1, probe: () => pool.sql.unsafe('select 1').then() })
+  const sql = guardSql({ current: () => pool, gate }, { transactionSettings: unsure })
   return {
     sql,
     session,
     async end() {
       gate.close()
-      await client.end({ timeout: DRAIN_SECONDS })
+      await endPool(pool)
     },
   }
 }

@@ -14,12 +14,17 @@ export interface Flights {
   oldestMs(): number
   /** Fails the queries that the driver has taken but not sent. */
   failUnsent(error: Error): void
+  /** Fails all of it: nothing more will be answered. */
+  failAll(error: Error): void
 }
+
+/** A query, or a statement of the driver's own. */
+type Flight = DriverQuery | { reject(error: unknown): void }
 
 /** Errors of the connection reach the caller as `AppError('database_unavailable')`; `onError` sees the driver's own. */
 export function createFlights(onError: (error: unknown) => void): Flights {
   /** By take-off, which is the order of insertion. */
-  const since = new Map<DriverQuery | object, number>()
+  const since = new Map<Flight, number>()
 
   return {
     takeOff(query, landed) {
@@ -45,7 +50,8 @@ export function createFlights(onError: (error: unknown) => void): Flights {
     },
 
     around(start, work) {
-      const statement = {}
+      const { promise: failed, reject } = Promise.withResolvers<never>()
+      const statement = { reject }
       let over = false
       since.set(statement, performance.now())
       const between = async (tx: Tx) => {
@@ -57,7 +63,7 @@ export function createFlights(onError: (error: unknown) => void): Flights {
           if (!over) since.set(statement, performance.now())
         }
       }
-      return start(between).finally(() => {
+      return Promise.race([start(between), failed]).finally(() => {
         over = true
         since.delete(statement)
       })
@@ -75,9 +81,13 @@ export function createFlights(onError: (error: unknown) => void): Flights {
         query.cancel()
       }
     },
+
+    failAll(error) {
+      for (const flight of [...since.keys()]) flight.reject(error)
+    },
   }
 }
 
-function isUnsent(key: DriverQuery | object): key is DriverQuery {
-  return 'state' in key && key.state === null
+function isUnsent(flight: Flight): flight is DriverQuery {
+  return 'state' in flight && flight.state === null
 }

@@ -1,5 +1,5 @@
-import type { DriverQuery, Sql } from './driver-query.ts'
-import type { Flights } from './flights.ts'
+import type { DriverQuery } from './driver-query.ts'
+import type { Pool } from './replaceable-pool.ts'
 
 /** A statement that runs in a transaction of its own, behind what sets its scope. */
 export interface ScopedStatement {
@@ -49,11 +49,11 @@ function reportStalePlan(statement: OwnQuery) {
  * What follows an answer is sent within the driver's own turn that has read it, so the connection cannot have died in
  * between. Rejects with the driver's own error.
  */
-export function runScoped(pool: Sql, flights: Flights, { opening, strings, args }: ScopedStatement): Promise<unknown> {
+export function runScoped({ sql, flights }: Pool, { opening, strings, args }: ScopedStatement): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>()
-  const begin = pool.unsafe(opening, [], { onexecute: hold } as never) as unknown as OwnQuery
-  const statement = pool(strings, ...args) as unknown as OwnQuery
-  const commit = pool.unsafe('commit') as unknown as OwnQuery
+  const begin = sql.unsafe(opening, [], { onexecute: hold } as never) as unknown as OwnQuery
+  const statement = sql(strings, ...args) as unknown as OwnQuery
+  const commit = sql.unsafe('commit') as unknown as OwnQuery
   reportStalePlan(statement)
   const waiting = [statement, commit]
   let inFlight = 0

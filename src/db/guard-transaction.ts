@@ -1,6 +1,7 @@
-import { type DriverQuery, guardTag, refuse, type Sql, type Tx } from './driver-query.ts'
+import { type DriverQuery, guardTag, refuse, type Tx } from './driver-query.ts'
 import { isSocketError, translateError } from './errors.ts'
 import type { Flights } from './flights.ts'
+import type { Pool } from './replaceable-pool.ts'
 
 export type Work = (tx: Tx) => unknown
 
@@ -19,8 +20,7 @@ interface Life {
  * Rejects with the driver's error as soon as the connection is dead, even while the work still runs.
  */
 export function beginGuarded(
-  pool: Sql,
-  flights: Flights,
+  { sql, flights }: Pool,
   { mode, settings, work }: { mode: string; settings: Record<string, string>; work: Work },
 ): Promise<unknown> {
   return new Promise((resolve, reject) => {
@@ -34,7 +34,7 @@ export function beginGuarded(
     const failed = (error: unknown) => (isSocketError(error) ? life.kill(error) : reject(error))
     flights
       .around(
-        (between) => pool.begin(beginning(mode, settings), between),
+        (between) => sql.begin(beginning(mode, settings), between),
         (tx) => runWork({ flights, life }, tx, work),
       )
       .then(resolve, failed)

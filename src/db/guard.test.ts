@@ -5,6 +5,7 @@ import { openDatabase, type Sql, type Tx } from './client.ts'
 import { createPostgresEndpoint, PLAIN_SETTINGS } from './driver.ts'
 import { createGate } from './gate.ts'
 import { guardSql } from './guard.ts'
+import { createPool } from './replaceable-pool.ts'
 import { parseDatabaseUrl } from './url.ts'
 
 requirePostgres('it ends connections')
@@ -121,7 +122,9 @@ describe('a connection whose peer is gone without a word', () => {
     })
     world.defer(() => pool.end({ timeout: 0 }))
     const gate = createGate({ log: world.log }, { places: 1, probe: async () => {} })
-    const { sql, oldestMs } = guardSql({ current: () => pool, gate })
+    const own = createPool(pool)
+    const sql = guardSql({ current: () => own, gate })
+    const { oldestMs } = own.flights
     await sql`select 1`
 
     const outcome = work(proxy, sql).then(

@@ -1,16 +1,11 @@
 import { type DriverQuery, guardTag, REFUSED, type Sql } from './driver-query.ts'
 import { translateError } from './errors.ts'
-import { createFlights, type Flights } from './flights.ts'
 import type { Gate } from './gate.ts'
-import { RUN_SCOPED, type RunScoped, runScoped, STALE_PLAN } from './guard-scope.ts'
+import { RUN_SCOPED, type RunScoped, runScoped } from './guard-scope.ts'
 import { beginGuarded, type Work } from './guard-transaction.ts'
-
-export interface Guarded extends Pick<Flights, 'oldestMs' | 'failUnsent'> {
-  sql: Sql
-}
+import type { Pool } from './replaceable-pool.ts'
 
 export interface GuardOptions {
-  onError?(error: unknown): void
   /** Set by the beginning of each transaction, for its duration: for what could not be asked for at connect. */
   transactionSettings?: Record<string, string>
 }
@@ -23,13 +18,13 @@ export interface GuardOptions {
  * Cursors, `reserve`, `listen` and `end` are refused: they would go round the gate. `current` may give another pool later.
  */
 export function guardSql(
-  { current, gate }: { current(): Sql; gate: Gate },
-  { onError = () => {}, transactionSettings = {} }: GuardOptions = {},
-): Guarded {
-  const flights = createFlights(onError)
-
+  { current, gate }: { current(): Pool; gate: Gate },
+  { transactionSettings = {} }: GuardOptions = {},
+): Sql {
+  /** Of a query that the current pool has just made; it goes nowhere else, even when the pool is exchanged before it goes. */
   function admit(query: DriverQuery) {
     const { handler, reject } = query
+    const { flights } = current()
     query.handler = () => {
       const ticket = {
         go() {
@@ -52,12 +47,11 @@ export function guardSql(
     const [mode, work] = args.length === 1 ? ['', args[0]] : args
     const { promise, resolve, reject } = Promise.withResolvers<unknown>()
     const landed = (error: unknown) => {
-      onError(error)
       gate.leave(error)
       reject(translateError(error))
     }
     const go = () => {
-      beginGuarded(current(), flights, { mode, settings: transactionSettings, work }).then((value) => {
+      beginGuarded(current(), { mode, settings: transactionSettings, work }).then((value) => {
         gate.leave()
         resolve(value)
       }, landed)
@@ -69,12 +63,11 @@ export function guardSql(
   const scoped: RunScoped = (statement) => {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>()
     const landed = (error: unknown) => {
-      if (error !== STALE_PLAN) onError(error)
       gate.leave(error)
       reject(translateError(error))
     }
     const go = () => {
-      runScoped(current(), flights, statement).then((value) => {
+      runScoped(current(), statement).then((value) => {
         gate.leave()
         resolve(value)
       }, landed)
@@ -85,13 +78,8 @@ export function guardSql(
   // What a transaction must begin with is known to `begin` alone.
   const isPlain = Object.keys(transactionSettings).length === 0
 
-  return {
-    sql: Object.assign(guardTag(current, admit), {
-      begin,
-      ...(isPlain ? { [RUN_SCOPED]: scoped } : {}),
-      ...REFUSED,
-    }) as unknown as Sql,
-    oldestMs: flights.oldestMs,
-    failUnsent: flights.failUnsent,
-  }
+  return Object.assign(
+    guardTag(() => current().sql, admit),
+    { begin, ...(isPlain ? { [RUN_SCOPED]: scoped } : {}), ...REFUSED },
+  ) as unknown as Sql
 }

@@ -211,12 +211,17 @@ export function superviseProgram(child: ChildProcess, { dir, name }: { dir: stri
       await rm(dir, { recursive: true, force: true, maxRetries: 3 })
     },
     report() {
-      const shown = [...stdout.split('\n'), ...stderr.split('\n')].filter((line) => line !== '').slice(-SHOWN_LINES)
+      const lines = [...stdout.split('\n'), ...stderr.split('\n')].filter((line) => line !== '')
+      // What went wrong is often long before the end, behind the noise of a busy replica.
+      const warnings = lines.slice(0, -SHOWN_LINES).filter(isWarning).slice(-SHOWN_LINES)
+      const shown = [...warnings, ...lines.slice(-SHOWN_LINES)]
       return `--- ${name} (${pid})${exit ? `, ended with ${exit.signal ?? exit.code}` : ''}\n${shown.join('\n')}\n`
     },
   }
   return program
 }
+
+const isWarning = (line: string) => /^{"level":"(warn|error|fatal)"/.test(line)
 
 function parseLine(line: string): LogLine[] {
   if (!line.startsWith('{')) return []

@@ -11,6 +11,8 @@ export interface TcpProxy {
   thaw(): void
   /** Breaks all connections with a reset, which the other side sees as an error and not as an end. */
   reset(): void
+  /** Ends all connections in order, as a server does that goes away. */
+  hangUp(): void
   /** Connections that are open, and those that ended while it was frozen. */
   count(): number
   close(): Promise<void>
@@ -65,6 +67,9 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
     },
     reset() {
       for (const [client] of pairs) client.resetAndDestroy()
+    },
+    hangUp() {
+      for (const [client] of pairs) client.end()
     },
     count: () => pairs.size,
     async close() {
