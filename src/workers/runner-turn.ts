@@ -9,6 +9,7 @@ import type { Logger } from '../lib/logger.ts'
 import { sleep } from '../lib/sleep.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
+import { outlastOutage } from './outlast-outage.ts'
 import { addUsage, type StepRecord, type TurnCommand, type Usage } from './protocol.ts'
 import type { RunReplies } from './replies.ts'
 import type { TurnHandlers } from './turn.ts'
@@ -37,7 +38,7 @@ export async function beginTurn(
   args: { run: ClaimedRun; replies: RunReplies; signal: AbortSignal; textCharsMax: number; onTooLong(): void },
 ): Promise<TurnInProgress | null> {
   const { run, replies, signal } = args
-  const context = await loadTurn(deps.sql, run)
+  const context = await outlastOutage(() => loadTurn(deps.sql, run), { log: deps.log, signal })
   if (!context) return null
   const startedAt = performance.now()
   let text = context.text

@@ -18,6 +18,7 @@ import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewR
 import type { LabelsOf } from '../telemetry/definitions.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { NO_TRACER, type Tracer } from '../telemetry/tracer.ts'
+import { isDatabaseAway } from './outlast-outage.ts'
 import type { WorkerPool } from './pool.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
 import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
@@ -257,8 +258,8 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       loaded()
       return { end: await turn, model: modelName }
     } catch (error) {
-      // A database that is away for a moment says nothing about the turn: it is tried again.
-      const isAway = error instanceof AppError && error.code === 'database_unavailable'
+      // A database that stays away says nothing about the turn: it is tried again.
+      const isAway = isDatabaseAway(error)
       if (error instanceof AppError && !isAway) return { end: failure(error.code, error.message) }
       one.log[isAway ? 'warn' : 'error']({ err: errorLine(error) }, 'turn could not begin')
       return { end: { ...failure('internal', 'The turn could not be started'), status: 'lost' } }
