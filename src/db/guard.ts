@@ -43,15 +43,15 @@ export function guardSql(
     }
   }
 
-  function begin(...args: [Work] | [string, Work]): Promise<unknown> {
-    const [mode, work] = args.length === 1 ? ['', args[0]] : args
+  /** Runs what takes a connection for longer than one query, when it is its turn. */
+  function enter(run: (pool: Pool) => Promise<unknown>): Promise<unknown> {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>()
     const landed = (error: unknown) => {
       gate.leave(error)
       reject(translateError(error))
     }
     const go = () => {
-      beginGuarded(current(), { mode, settings: transactionSettings, work }).then((value) => {
+      run(current()).then((value) => {
         gate.leave()
         resolve(value)
       }, landed)
@@ -60,21 +60,12 @@ export function guardSql(
     return promise
   }
 
-  const scoped: RunScoped = (statement) => {
-    const { promise, resolve, reject } = Promise.withResolvers<unknown>()
-    const landed = (error: unknown) => {
-      gate.leave(error)
-      reject(translateError(error))
-    }
-    const go = () => {
-      runScoped(current(), statement).then((value) => {
-        gate.leave()
-        resolve(value)
-      }, landed)
-    }
-    gate.enter({ go, refuse: reject })
-    return promise
+  function begin(...args: [Work] | [string, Work]): Promise<unknown> {
+    const [mode, work] = args.length === 1 ? ['', args[0]] : args
+    return enter((pool) => beginGuarded(pool, { mode, settings: transactionSettings, work }))
   }
+
+  const scoped: RunScoped = (statement) => enter((pool) => runScoped(pool, statement))
   // What a transaction must begin with is known to `begin` alone.
   const isPlain = Object.keys(transactionSettings).length === 0
 
