@@ -3,10 +3,8 @@ import { loadTurn, type TurnContext } from '../domain/runs/begin.ts'
 import { saveStep } from '../domain/runs/save-step.ts'
 import { STEP_SEPARATOR } from '../domain/runs/streamed-text.ts'
 import type { CostOf } from '../domain/usage/prices.ts'
-import { backoffMs } from '../lib/backoff.ts'
-import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
-import { sleep } from '../lib/sleep.ts'
+import { retry } from '../lib/retry.ts'
 import type { ClaimedRun } from '../queue/runs.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { outlastOutage } from './outlast-outage.ts'
@@ -27,7 +25,7 @@ export interface TurnInProgress {
 }
 
 /** Tries of one step against a database that does not answer; the lease is lost long before they are used up. */
-const SAVE_TRIES = 20
+const SAVE_AGAIN = { tries: 20, baseMs: 100, maxMs: 1_000 }
 
 /**
  * Takes up a claimed run: reads the conversation, sends what an earlier attempt still owed the stream, and says that
@@ -75,20 +73,14 @@ export async function beginTurn(
     },
     async saveStep(step) {
       const costMicros = deps.costOf(step.model, step.usage)
-      for (let tries = 1; ; tries++) {
-        try {
-          const saved = await saveStep(deps.sql, run, { ...step, costMicros })
-          if (saved) {
-            separatorDue = text !== ''
-            countStep(deps.metrics ?? NO_METRICS, step, costMicros)
-          }
-          return saved ? 'saved' : 'stale'
-        } catch (error) {
-          if (tries >= SAVE_TRIES || signal.aborted) throw error
-          deps.log.warn({ tries, err: errorLine(error) }, 'step waits for the database')
-          await sleep(backoffMs(tries, { baseMs: 100, maxMs: 1_000 }))
-        }
-      }
+      const save = () => saveStep(deps.sql, run, { ...step, costMicros })
+      // Not cut short by the abort: a step at hand-over is worth one more try.
+      const when = () => !signal.aborted
+      const saved = await retry(save, { ...SAVE_AGAIN, when, log: deps.log, waiting: 'step waits for the database' })
+      if (!saved) return 'stale'
+      separatorDue = text !== ''
+      countStep(deps.metrics ?? NO_METRICS, step, costMicros)
+      return 'saved'
     },
   }
 }

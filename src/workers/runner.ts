@@ -10,15 +10,15 @@ import { backoffMs } from '../lib/backoff.ts'
 import { AppError, errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
+import { retry } from '../lib/retry.ts'
 import { settlesWithin } from '../lib/settles-within.ts'
-import { sleep } from '../lib/sleep.ts'
 import { traceIdOf } from '../lib/traceparent.ts'
 import { claimCappedRuns } from '../queue/capped-runs.ts'
 import { type ClaimedRun, claimPreferredRuns, claimReadyRuns, releaseRun, renewRuns } from '../queue/runs.ts'
 import type { LabelsOf } from '../telemetry/definitions.ts'
 import { type Metrics, NO_METRICS } from '../telemetry/metrics.ts'
 import { NO_TRACER, type Tracer } from '../telemetry/tracer.ts'
-import { isDatabaseAway } from './outlast-outage.ts'
+import { isDatabaseAway, outlastOutage } from './outlast-outage.ts'
 import type { WorkerPool } from './pool.ts'
 import type { ReplyWriter, RunReplies } from './replies.ts'
 import { beginTurn, type TurnInProgress, toCommand } from './runner-turn.ts'
@@ -107,7 +107,7 @@ const CLAIM_MAX = 50
 /** With so many slots to fill the three kinds of claims go to the database at once, and cost one round trip instead of three. */
 const TOGETHER_MIN = 4
 /** Runs that end by a database error are tried again to be ended this often; then their lease lapses. */
-const END_TRIES = 10
+const END_AGAIN = { tries: 10, baseMs: 100, maxMs: 2_000 }
 /** A run for which no worker could be started is left to others first. */
 const START_AGAIN_MS = 500
 
@@ -242,10 +242,12 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       one.turn = await one.trace.phase('load', begun)
       if (!one.turn) return { end: failure('conversation_gone', 'The conversation was removed') }
       const { agentId, model: name, isAnswered, failed } = one.turn.context
-      const model = await deps.resolveModel(name, { organizationId: one.run.organizationId, agentId })
+      const outlast = { log: one.log, signal }
+      const owner = { organizationId: one.run.organizationId, agentId }
+      const model = await outlastOutage(() => deps.resolveModel(name, owner), outlast)
       const modelName = `${model.provider}/${model.modelId}`
       if (isAnswered) return { end: failed ? failedStep(failed) : COMPLETED, model: modelName }
-      const spent = await deps.budgets.findExhausted(one.run.organizationId)
+      const spent = await outlastOutage(() => deps.budgets.findExhausted(one.run.organizationId), outlast)
       if (spent) return { end: failure('budget_exhausted', spent.message) }
       void noteWorker(sql, one.run, options.replica).catch(() => {})
       const turn = pool.runTurn({
@@ -294,7 +296,7 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       return 'retried'
     }
     const status = failed.status === 'completed' ? 'completed' : 'failed'
-    const { ended } = await writeEnd(one.log, {
+    const endOfRun: EndOfRun = {
       ...run,
       traceparent: one.trace.traceparent,
       status,
@@ -305,24 +307,14 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       batch: replies.batch(),
       lastEvents: unsent,
       deadLetter: lost,
-    })
+    }
+    const write = () => endRun(deps, endOfRun)
+    const { ended } = await retry(write, { ...END_AGAIN, log: one.log, waiting: 'end of run waits for the database' })
     if (ended.length > 0) return status
     // Somebody else ended it; or a crash of the database took replies that it had stored, and they must be said again.
     if (!(await releaseRun(sql, run, { delayMs: 0, countAttempt: false }))) return 'ended elsewhere'
     signals.runReady()
     return 'retried'
-  }
-
-  async function writeEnd(log: Logger, end: EndOfRun) {
-    for (let tries = 1; ; tries++) {
-      try {
-        return await endRun(deps, end)
-      } catch (error) {
-        if (tries >= END_TRIES) throw error
-        log.warn({ tries, err: errorLine(error) }, 'end of run waits for the database')
-        await sleep(backoffMs(tries, { baseMs: 100, maxMs: 2_000 }))
-      }
-    }
   }
 
   /** A turn whose organization has nothing left is stopped where its next step would begin: what it has said is kept. */

@@ -5,6 +5,7 @@ import { effort } from '../support/effort.ts'
 import { requireProc, until } from '../support/gateway.ts'
 import { holdTurn } from '../support/held-turn.ts'
 import { type Load, startLoad } from '../support/load.ts'
+import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('it is stopped')
@@ -17,6 +18,8 @@ const LOAD = { perSecond: 100, conversations: 30 }
 const POOL_WAIT_MS = 10_000
 /** Refused while the database is away: more than may be under way at once, so that most were sent after it went. */
 const REFUSED_MIN = 200
+/** Tries of a turn, unless RUN_ATTEMPTS_MAX says otherwise. */
+const TRIES_MAX = 3
 
 /** All replicas run on, and say that they are ready. */
 async function recovered({ replicas }: Cluster, before: number[]) {
@@ -114,5 +117,31 @@ test('words that a crash of Postgres took back are said again before the turn en
   await follower.completed(messageId)
   const seen = { name: 'it', acknowledged: [{ messageId, answer }], events: follower.events(), after: 0 }
   expect(findFaults([seen])).toEqual([])
+  await follower.stop()
+})
+
+// 35: every try of a turn would be used up, and two more
+test('connections that are lost while a turn is loaded cost it none of its tries', async ({ cluster }) => {
+  const { sql } = cluster.database
+  const conversation = await cluster.open()
+  const follower = await conversation.follow({ lastEventId: 0 })
+  const { messageId, runId } = await sql.begin(async (tx) => {
+    // What a turn is loaded from waits behind this lock.
+    await tx`lock table agents in access exclusive mode`
+    const sent = await conversation.send('/words 5', { messageId: 'loaded-late' })
+    const lost = new Set<number>()
+    await until(async () => {
+      const loading = await sql<{ pid: number }[]>`
+        select pid from pg_stat_activity, pg_terminate_backend(pid)
+        where wait_event_type = 'Lock' and query like '%"agentModel"%' and pid <> pg_backend_pid()`
+      for (const { pid } of loading) lost.add(pid)
+      return lost.size >= TRIES_MAX + 2
+    }, 'its loading was cut off more often than it has tries')
+    return sent
+  })
+  await follower.completed(messageId)
+  const seen = { name: 'it', acknowledged: [{ messageId, answer: wordsUpTo(5) }], events: follower.events(), after: 0 }
+  expect(findFaults([seen])).toEqual([])
+  expect(await sql`select attempt from runs where id = ${runId}`).toEqual([{ attempt: 1 }])
   await follower.stop()
 })
