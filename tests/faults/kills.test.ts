@@ -150,7 +150,7 @@ test('kill -9 of a replica, with turns at twenty random points, loses no message
 
 // 8, 13, 18: the moment in which a run is claimed and nothing of it has been said
 test('kill -9 of the replica that has just claimed the run leaves it to another', async ({ cluster }) => {
-  for (let round = 0; round < effort(3, 40); round++) {
+  for (let round = 0; round < effort(2, 40); round++) {
     const conversation = await untilAccepted(() => cluster.open())
     const victim = cluster.random.pick(running(cluster))
     const follower = await untilAccepted(() => conversation.follow({ lastEventId: 0 }))

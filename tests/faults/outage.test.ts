@@ -1,10 +1,12 @@
-import { expect } from 'vitest'
+import { expect, onTestFinished } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
-import { requireProc, until } from '../support/gateway.ts'
+import { type Gateway, requireProc, until } from '../support/gateway.ts'
 import { holdTurn } from '../support/held-turn.ts'
 import { type Load, startLoad } from '../support/load.ts'
+import { talk } from '../support/talk.ts'
+import { startTcpProxy } from '../support/tcp-proxy.ts'
 import { wordsUpTo } from '../support/words.ts'
 import { requirePostgres } from '../support/world.ts'
 
@@ -33,8 +35,10 @@ function expectFast(load: Load) {
   expect(load.refusals().slowestMs).toBeLessThan(POOL_WAIT_MS)
 }
 
-const statuses = ({ replicas, call }: Cluster, path: string) =>
-  Promise.all(replicas.map(async ({ url: at }) => (await call('GET', path, { at })).status))
+const status = async ({ call }: Cluster, { url: at }: Gateway, path: string) => (await call('GET', path, { at })).status
+
+const statuses = (cluster: Cluster, path: string) =>
+  Promise.all(cluster.replicas.map((gateway) => status(cluster, gateway, path)))
 
 // 35
 test('Postgres crashes again and again under load: nothing acknowledged is lost, and every refusal is a 503', async ({
@@ -42,7 +46,7 @@ test('Postgres crashes again and again under load: nothing acknowledged is lost,
 }) => {
   const pids = cluster.replicas.map(({ pid }) => pid)
   const load = await startLoad(cluster, { ...LOAD, name: 'crash' })
-  for (let round = 0; round < effort(3, 10); round++) {
+  for (let round = 0; round < effort(2, 10); round++) {
     await load.served(100)
     await cluster.postgres?.crash()
     await cluster.postgres?.start()
@@ -66,7 +70,7 @@ test('without Postgres for a while replicas live on, say that they are not ready
     'all are not ready',
   )
   const before = load.refusals().count
-  const overAt = performance.now() + effort(8, 30) * 1000
+  const overAt = performance.now() + effort(5, 30) * 1000
   while (performance.now() < overAt) {
     expect(await statuses(cluster, '/health')).toEqual([200, 200, 200])
     expect(await statuses(cluster, '/health/ready')).toEqual([503, 503, 503])
@@ -145,3 +149,53 @@ test('connections that are lost while a turn is loaded cost it none of its tries
   expect(await sql`select attempt from runs where id = ${runId}`).toEqual([{ attempt: 1 }])
   await follower.stop()
 })
+
+// 14, 17, 35
+test('a replica that the network cuts off from Postgres loses its turns to the others, and takes part again', async ({
+  cluster,
+}) => {
+  const network = await startTcpProxy(cluster.env.DATABASE_URL!)
+  onTestFinished(network.close)
+  const cut = await cluster.add({ DATABASE_URL: network.url })
+  let isOver = false
+  const clients = Promise.all(
+    Array.from({ length: 8 }, (_, at) => talk(cluster, { name: `near-${at}`, goOn: () => !isOver })),
+  )
+  for (let round = 0; round < effort(1, 4); round++) {
+    const turn = await startTurnAt(cluster, cut)
+    network.freeze()
+    await until(async () => (await status(cluster, cut, '/health/ready')) === 503, 'it is not ready')
+    expect(await status(cluster, cut, '/health')).toBe(200)
+    cluster.balance({ without: [cut] })
+    cluster.proxy.giveUp(cut.port)
+    await turn.expectWhole()
+    network.thaw()
+    // A network that has forgotten the old connections says so to whoever sends on them, or stays silent for ever.
+    if (round % 2 === 0) network.reset()
+    await cut.ready()
+    cluster.balance()
+  }
+  const again = await startTurnAt(cluster, cut)
+  isOver = true
+  expect(findFaults(await clients)).toEqual([])
+  await again.expectWhole()
+  await cut.destroy()
+})
+
+/** A turn that this replica has begun, and has seconds to go. */
+async function startTurnAt(cluster: Cluster, { url: at }: Gateway) {
+  const { replica } = (await cluster.call('GET', '/health/ready', { at })).body
+  const conversation = await cluster.open()
+  const follower = await conversation.follow({ lastEventId: 0 })
+  const { messageId, runId } = await conversation.send('/words 150 /delay 20', { messageId: `at-${at}` }, { at })
+  await follower.streamed(messageId, 1)
+  expect(await cluster.database.sql`select replica from runs where id = ${runId}`).toEqual([{ replica }])
+  return {
+    async expectWhole() {
+      await follower.completed(messageId)
+      const acknowledged = [{ messageId, answer: wordsUpTo(150) }]
+      expect(findFaults([{ name: 'it', acknowledged, events: follower.events(), after: 0 }])).toEqual([])
+      await follower.stop()
+    },
+  }
+}

@@ -7,6 +7,7 @@ import { endListeners } from '../support/listeners.ts'
 import { makeOrganization } from '../support/organization.ts'
 import { createRandom } from '../support/random.ts'
 import { talk } from '../support/talk.ts'
+import { startTcpProxy } from '../support/tcp-proxy.ts'
 import { requirePostgres } from '../support/world.ts'
 
 requirePostgres('it is stopped')
@@ -16,7 +17,7 @@ const ENV = { WORKER_IDLE_SECONDS: '2', RUN_ATTEMPTS_MAX: '20' }
 test.override('clusterOptions', { replicas: 3, env: ENV, postgres: 'own' })
 
 /** In `npm test` just enough to see that all of it works together. */
-const SECONDS = SOAK_SECONDS || 12
+const SECONDS = SOAK_SECONDS || 8
 const CLIENTS = 12
 const FROZEN_MS = 2 * LEASE_SECONDS * 1000
 
@@ -57,6 +58,24 @@ const FAULTS: Record<string, (cluster: Cluster) => Promise<unknown>> = {
     frozen.signal('SIGCONT')
     await frozen.ready()
     cluster.balance()
+  },
+  'the network cuts a replica off from Postgres': async (cluster) => {
+    const network = await startTcpProxy(cluster.env.DATABASE_URL!)
+    const cut = await cluster.add({ ...ENV, DATABASE_URL: network.url })
+    await sleep(1_000)
+    network.freeze()
+    cluster.balance({ without: [cut] })
+    cluster.proxy.giveUp(cut.port)
+    await sleep(FROZEN_MS)
+    network.thaw()
+    network.reset()
+    await cut.ready()
+    cluster.balance()
+    await sleep(1_000)
+    cluster.balance({ without: [cut] })
+    cut.signal('SIGTERM')
+    expect(await cut.exited).toEqual({ code: 0, signal: null })
+    await network.close()
   },
   'all connections through the balancer to one replica break': async (cluster) => {
     cluster.proxy.giveUp(cluster.random.pick(running(cluster)).port)

@@ -7,7 +7,7 @@ export interface TcpProxy {
   freeze(): void
   /** As `freeze`, behind the next so many pieces that clients send: of a process that stops in the middle of its work. */
   freezeBehind(pieces: number): Promise<void>
-  /** Passes on again, for connections made from now on. */
+  /** Passes on again, for connections made from now on; the others stay silent for ever. */
   thaw(): void
   /** Breaks all connections with a reset, which the other side sees as an error and not as an end. */
   reset(): void
@@ -22,6 +22,8 @@ export interface TcpProxy {
 export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Promise<TcpProxy> {
   const { hostname, port } = new URL(url)
   const pairs = new Set<[Socket, Socket]>()
+  /** Those that were open while it was frozen: what was swallowed is missing in them. */
+  const silent = new WeakSet<[Socket, Socket]>()
   let frozen = false
   /** Of clients, to be passed on before it freezes. */
   let piecesLeft = Number.POSITIVE_INFINITY
@@ -30,16 +32,17 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
     const upstream = connect(Number(port || 5432), hostname)
     const pair: [Socket, Socket] = [client, upstream]
     pairs.add(pair)
+    if (frozen) silent.add(pair)
     for (const [from, to] of [pair, [upstream, client]] as const) {
       from.on('data', (chunk) => {
-        if (frozen) return
+        if (silent.has(pair)) return
         to.write(chunk)
         if (from === client && --piecesLeft === 0) freeze()
       })
       from.on('error', () => {})
       from.on('close', () => {
         // The other side is not told, but can still be reset.
-        if (frozen) return
+        if (silent.has(pair)) return
         pairs.delete(pair)
         to.destroy()
       })
@@ -47,6 +50,7 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
   })
   function freeze() {
     frozen = true
+    for (const pair of pairs) silent.add(pair)
     onFrozen()
   }
   await new Promise<void>((resolve) => server.listen(ownPort, '127.0.0.1', resolve))
