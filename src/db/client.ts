@@ -16,7 +16,7 @@ import { createGate } from './gate.ts'
 import { guardSql } from './guard.ts'
 import { createListener, createMuteListener } from './listen.ts'
 import { type Findings, type PoolMode, probeEndpoint } from './probe.ts'
-import { createPool, createReplaceablePool, endPool } from './replaceable-pool.ts'
+import { createReplaceablePool, endPool, trackPool } from './replaceable-pool.ts'
 import { parseDatabaseUrl } from './url.ts'
 
 export type { Sql, Tx } from './driver-query.ts'
@@ -229,7 +229,7 @@ function createOrm(sql: Sql): Orm {
 
 function openDedicated(endpoint: Endpoint, { mode, settings, unsure }: Findings, log: Logger): Dedicated {
   const session = mode !== 'transaction'
-  const pool = createPool(endpoint.connect({ max: 1, settings, prepare: false }))
+  const pool = trackPool(endpoint.connect({ max: 1, settings, prepare: false }))
   const gate = createGate({ log }, { places: 1, probe: () => pool.sql.unsafe('select 1').then() })
   const sql = guardSql({ current: () => pool, gate }, { transactionSettings: unsure })
   return {

@@ -111,6 +111,7 @@ export async function createPostgresEndpoint(target: Target): Promise<Endpoint> 
       const end = sql.end.bind(sql)
       return Object.assign(sql, {
         async end(how?: { timeout?: number }) {
+          sockets.retire()
           await end(how)
           sockets.destroy()
         },

@@ -72,9 +72,10 @@ function guardTransaction(deps: { flights: Flights; life: Life }, tx: Tx): Tx {
     query.handler = () => {
       if (life.dead !== undefined) return query.reject(translateError(life.dead))
       query.handler = handler
-      flights.takeOff(query, (error) => {
+      const landed = (error: unknown) => {
         if (isSocketError(error)) life.kill(error)
-      })
+      }
+      flights.takeOff(query, landed, { inTransaction: true })
     }
   }
 

@@ -5,7 +5,7 @@ import { openDatabase, type Sql, type Tx } from './client.ts'
 import { createPostgresEndpoint, PLAIN_SETTINGS } from './driver.ts'
 import { createGate } from './gate.ts'
 import { guardSql } from './guard.ts'
-import { createPool } from './replaceable-pool.ts'
+import { trackPool } from './replaceable-pool.ts'
 import { parseDatabaseUrl } from './url.ts'
 
 requirePostgres('it ends connections')
@@ -122,7 +122,7 @@ describe('a connection whose peer is gone without a word', () => {
     })
     world.defer(() => pool.end({ timeout: 0 }))
     const gate = createGate({ log: world.log }, { places: 1, probe: async () => {} })
-    const own = createPool(pool)
+    const own = trackPool(pool)
     const sql = guardSql({ current: () => own, gate })
     const { oldestMs } = own.flights
     await sql`select 1`

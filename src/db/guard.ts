@@ -21,7 +21,10 @@ export function guardSql(
   { current, gate }: { current(): Pool; gate: Gate },
   { transactionSettings = {} }: GuardOptions = {},
 ): Sql {
-  /** Of a query that the current pool has just made; it goes nowhere else, even when the pool is exchanged before it goes. */
+  /**
+   * Of a query that the current pool has just made. The driver lets it go nowhere else, so it fails when the pool is exchanged
+   * before it goes; a transaction is made when it is its turn, and goes to the new one.
+   */
   function admit(query: DriverQuery) {
     const { handler, reject } = query
     const { flights } = current()

@@ -1,10 +1,11 @@
+import { setImmediate } from 'node:timers/promises'
 import { errorLine } from '../lib/errors.ts'
 import type { Logger } from '../lib/logger.ts'
 import type { Sql } from './driver-query.ts'
 import { codeOf } from './errors.ts'
 import { createFlights, type Flights } from './flights.ts'
 
-/** At least so long between two replacements of the pool; the old one has ended by then. */
+/** At least so long between two replacements that are asked for; the old one has ended by then. */
 const REPLACE_MS_MIN = 10_000
 /** What runs on a pool that is ended may finish within this time. */
 const DRAIN_SECONDS = 5
@@ -19,21 +20,23 @@ export interface ReplaceablePool {
   current(): Pool
   /** Exchanges the pool for a fresh one, unless that was done a moment ago. */
   replace(reason: string): void
-  /** Lets what runs finish for 5 s. */
+  /** Lets what runs finish for 5 s, on pools that were exchanged as well. */
   end(): Promise<void>
 }
 
-/** @param onError sees the driver's own error of each query that fails. */
-export function createPool(sql: Sql, onError: (error: unknown) => void = () => {}): Pool {
+/** @param onError sees the driver's own error of each of our queries that fails. */
+export function trackPool(sql: Sql, onError: (error: unknown) => void = () => {}): Pool {
   return { sql, flights: createFlights(onError) }
 }
 
 /**
- * Ends a pool. The driver (postgres 3.4.9) ends each connection behind what runs on it, and never again looks at what waits for
- * one of them; here this is failed.
+ * Ends a pool. What runs may finish within 5 s; what waits for a connection is failed, by the driver where it still looks at it
+ * (`retire` in `socket.ts`), and by us in any case.
  */
 export async function endPool({ sql, flights }: Pool): Promise<void> {
   await sql.end({ timeout: DRAIN_SECONDS })
+  // What was answered last, such as a COMMIT, must reach its caller before it: that takes the driver some microtasks.
+  await setImmediate()
   flights.failAll(closed('the connections were closed'))
 }
 
@@ -49,10 +52,12 @@ export function createReplaceablePool(
   { connect }: { connect(onLost: () => void): Sql },
 ): ReplaceablePool {
   let replacedAt = Number.NEGATIVE_INFINITY
+  /** Ends of pools that were exchanged. */
+  const endings = new Set<Promise<void>>()
   let pool = make()
 
   function make(): Pool {
-    const made: Pool = createPool(
+    const made: Pool = trackPool(
       connect(() => {
         if (made === pool) exchange('a connection was lost')
       }),
@@ -66,8 +71,10 @@ export function createReplaceablePool(
     replacedAt = performance.now()
     const old = pool
     pool = make()
+    // Before places become free: whoever is let in now, with a query of the old pool, must not be taken by it any more.
+    const ending = endPool(old).finally(() => endings.delete(ending))
+    endings.add(ending)
     old.flights.failUnsent(closed(reason))
-    void endPool(old)
   }
 
   function replace(reason: string) {
@@ -78,7 +85,13 @@ export function createReplaceablePool(
     if (codeOf(error) === '25006') replace(errorLine(error))
   }
 
-  return { current: () => pool, replace, end: () => endPool(pool) }
+  return {
+    current: () => pool,
+    replace,
+    async end() {
+      await Promise.all([...endings, endPool(pool)])
+    },
+  }
 }
 
 function closed(reason: string): Error {

@@ -21,6 +21,8 @@ export interface SocketOptions {
 export interface SocketMaker {
   /** For the `socket` option of postgres.js. Never rejects: a socket that cannot be had is one that fails at its first use. */
   open(): Promise<Duplex>
+  /** Opens no more: what is asked for from now on fails at its first use. */
+  retire(): void
   /** Destroys what is left; sockets that are still being opened, too. */
   destroy(): void
 }
@@ -29,7 +31,7 @@ export interface SocketMaker {
 const TLS_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
 
 /**
- * Opens connections in place of postgres.js (3.4.9), for four reasons:
+ * Opens connections in place of postgres.js (3.4.9), for five reasons:
  *
  * - Its connection objects outlive their sockets, and what a lost socket leaves in them spoils the next one: rows that
  *   had arrived shift the next result, bytes not yet sent block it, an error is reported to somebody else. `onLost` is for
@@ -38,11 +40,14 @@ const TLS_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
  *   answer on the next socket is taken for the answer to that: an INSERT that never arrived looks done, a caller gets what
  *   another asked for. The driver's `closed` does so only when `close` reports an error, so it reports none.
  * - A server without TLS is told from one that is away, and `destroy` ends connections whose peer is gone.
+ * - A client that is ended goes on to connect for what still waits in it, and where the socket breaks at once, again and again
+ *   without a pause and without an end. Once retired, the maker fails that instead, which the driver tells to whoever waits.
  * - Nagle's algorithm is off.
  */
 export function createSocketMaker({ hosts, tls, connectMs, onLost = () => {} }: SocketOptions): SocketMaker {
   const alive = new Set<Duplex>()
   let turn = 0
+  let retired = false
   let destroyed = false
 
   async function openAny(): Promise<Duplex> {
@@ -60,13 +65,20 @@ export function createSocketMaker({ hosts, tls, connectMs, onLost = () => {} }: 
 
   return {
     async open() {
-      const socket = await openAny().then((opened) => supervise(opened, onLost), failingSocket)
+      const opening = retired
+        ? Promise.reject(connectError('CONNECTION_ENDED', hosts[0]!.host, hosts[0]!.port))
+        : openAny()
+      const socket = await opening.then((opened) => supervise(opened, onLost), failingSocket)
       alive.add(socket)
       socket.on('close', () => alive.delete(socket))
       if (destroyed) socket.destroy()
       return socket
     },
+    retire() {
+      retired = true
+    },
     destroy() {
+      retired = true
       destroyed = true
       for (const socket of alive) socket.destroy()
     },

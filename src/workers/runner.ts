@@ -261,9 +261,9 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       return { end: await turn, model: modelName }
     } catch (error) {
       // A database that stays away says nothing about the turn: it is tried again.
-      const isAway = isDatabaseAway(error)
-      if (error instanceof AppError && !isAway) return { end: failure(error.code, error.message) }
-      one.log[isAway ? 'warn' : 'error']({ err: errorLine(error) }, 'turn could not begin')
+      const databaseIsAway = isDatabaseAway(error)
+      if (error instanceof AppError && !databaseIsAway) return { end: failure(error.code, error.message) }
+      one.log[databaseIsAway ? 'warn' : 'error']({ err: errorLine(error) }, 'turn could not begin')
       return { end: { ...failure('internal', 'The turn could not be started'), status: 'lost' } }
     } finally {
       loaded()

@@ -15,6 +15,10 @@ export interface TcpProxy {
   hangUp(): void
   /** Connections that are open, and those that ended while it was frozen. */
   count(): number
+  /** Connections that were made so far. */
+  made(): number
+  /** Bytes that the server's side has sent so far. */
+  answered(): number
   close(): Promise<void>
 }
 
@@ -24,6 +28,8 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
   const pairs = new Set<[Socket, Socket]>()
   /** Those that were open while it was frozen: what was swallowed is missing in them. */
   const silent = new WeakSet<[Socket, Socket]>()
+  let made = 0
+  let answered = 0
   let frozen = false
   /** Of clients, to be passed on before it freezes. */
   let piecesLeft = Number.POSITIVE_INFINITY
@@ -32,11 +38,13 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
     const upstream = connect(Number(port || 5432), hostname)
     const pair: [Socket, Socket] = [client, upstream]
     pairs.add(pair)
+    made++
     if (frozen) silent.add(pair)
     for (const [from, to] of [pair, [upstream, client]] as const) {
       from.on('data', (chunk) => {
         if (silent.has(pair)) return
         to.write(chunk)
+        if (from === upstream) answered += chunk.length
         if (from === client && --piecesLeft === 0) freeze()
       })
       from.on('error', () => {})
@@ -76,6 +84,8 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
       for (const [client] of pairs) client.end()
     },
     count: () => pairs.size,
+    made: () => made,
+    answered: () => answered,
     async close() {
       for (const pair of pairs) for (const socket of pair) socket.destroy()
       await new Promise((resolve) => server.close(resolve))
