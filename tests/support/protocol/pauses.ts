@@ -33,21 +33,30 @@ export function withPause(strings: TemplateStringsArray): TemplateStringsArray {
   return made
 }
 
-/** A lock for each connection, held by `keeper`, a client of one connection; `protocol_pause` waits for its own. */
+/** What a connection waits for in a pause: the first of the two arguments of its locks. The second is its process id. */
+export const PAUSED = 1
+/** Behind it: closed while the pause is closed again, so that a connection that goes on cannot go through the next one too. */
+const LEAVING = 2
+
+/** Two locks for each connection, of which `keeper`, a client of one connection, holds the first. */
 export async function preparePauses(keeper: Sql, connections: Connection[]): Promise<void> {
-  await keeper`
+  await keeper.unsafe(`
     create or replace function protocol_pause() returns boolean language plpgsql volatile as $$
     begin
-      perform pg_advisory_lock(pg_backend_pid());
-      perform pg_advisory_unlock(pg_backend_pid());
+      perform pg_advisory_lock(${PAUSED}, pg_backend_pid());
+      perform pg_advisory_unlock(${PAUSED}, pg_backend_pid());
+      perform pg_advisory_lock(${LEAVING}, pg_backend_pid());
+      perform pg_advisory_unlock(${LEAVING}, pg_backend_pid());
       return true;
-    end $$`
+    end $$`)
   await keeper`select pg_advisory_unlock_all()`
-  for (const { pid } of connections) await keeper`select pg_advisory_lock(${pid}::bigint)`
+  for (const { pid } of connections) await keeper`select pg_advisory_lock(${PAUSED}, ${pid})`
 }
 
 /** Lets the statement of a connection go on that stands in a pause. */
 export async function endPause(keeper: Sql, { pid }: Connection): Promise<void> {
-  await keeper`select pg_advisory_unlock(${pid}::bigint)`
-  await keeper`select pg_advisory_lock(${pid}::bigint)`
+  await keeper`select pg_advisory_lock(${LEAVING}, ${pid})`
+  await keeper`select pg_advisory_unlock(${PAUSED}, ${pid})`
+  await keeper`select pg_advisory_lock(${PAUSED}, ${pid})`
+  await keeper`select pg_advisory_unlock(${LEAVING}, ${pid})`
 }

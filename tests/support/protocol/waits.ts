@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Sql } from '../../../src/db/client.ts'
 import type { Connection } from './connection.ts'
+import { PAUSED } from './pauses.ts'
 
 /** Most statements are answered sooner; until then nobody asks who waits. It decides nothing. */
 const SOON_MS = 4
@@ -27,7 +28,7 @@ export async function settle(
     const rows = await watcher<{ pid: number; paused: boolean }[]>`
       select pid, locktype = 'advisory' as paused from pg_locks
       where not granted and pid = any(${asked.map((connection) => connection.pid)}::int[])
-        and (locktype = 'advisory' or pg_blocking_pids(pid) && ${connections.map((connection) => connection.pid)}::int[])`
+        and (locktype = 'advisory' and classid = ${PAUSED} or pg_blocking_pids(pid) && ${connections.map((connection) => connection.pid)}::int[])`
     const standing = new Map(rows.map((row) => [row.pid, row.paused]))
     if (!asked.every((connection) => standing.has(connection.pid))) continue
     const [paused, waiting] = [true, false].map((is) => asked.filter(({ pid }) => standing.get(pid) === is))
