@@ -106,7 +106,7 @@ interface Active {
 const CLAIM_MAX = 50
 /** With so many slots to fill the three kinds of claims go to the database at once, and cost one round trip instead of three. */
 const TOGETHER_MIN = 4
-/** Runs that end by a database error are tried again to be ended this often; then their lease lapses. */
+/** A run is tried to be ended, or given back, this often; then its lease lapses. */
 const END_AGAIN = { tries: 10, baseMs: 100, maxMs: 2_000 }
 /** A run for which no worker could be started is left to others first. */
 const START_AGAIN_MS = 500
@@ -274,25 +274,32 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   async function conclude(one: Active, args: { replies: RunReplies; end: TurnEnd; model?: string }): Promise<Outcome> {
     const { run, reason } = one
     const { end, replies } = args
+    const insist = <T>(write: () => Promise<T>) =>
+      retry(write, { ...END_AGAIN, log: one.log, waiting: 'end of run waits for the database' })
+    const giveBack = async (how: { delayMs: number; countAttempt: boolean }) => {
+      const isHeld = await insist(() => releaseRun(sql, run, how))
+      // Also where it was no longer held: a release may have been done, and its answer lost.
+      signals.runReady()
+      return isHeld
+    }
     // The lease bounds how long a batch may wait for a database that is away.
     const unsent = await replies.close(AbortSignal.timeout(options.leaseMs * 2))
     if (reason === 'ended elsewhere' || reason === 'lease lost') return reason
     if (unsent === null) throw new Error('its replies could not be stored')
     if (reason === 'handed over') {
-      await releaseRun(sql, run, { delayMs: 0, countAttempt: false })
-      signals.runReady()
+      await giveBack({ delayMs: 0, countAttempt: false })
       return reason
     }
     const failed = reason ? FAILURES[reason] : end
     if (failed.error?.code === 'worker_start_failed') {
       // It says nothing of the turn, which waits for another replica, or until workers can be started here again.
-      if (await releaseRun(sql, run, { delayMs: START_AGAIN_MS, countAttempt: false })) signals.runReady()
+      await giveBack({ delayMs: START_AGAIN_MS, countAttempt: false })
       return 'not started'
     }
     const lost = failed.status === 'lost' || failed.status === 'cancelled'
     if ((lost || failed.error?.retryable) && failed.status !== 'completed' && run.attempt < options.attemptsMax) {
       const delayMs = lost && run.attempt === 1 ? 0 : backoffMs(run.attempt, { baseMs: 1_000, maxMs: 15_000 })
-      if (await releaseRun(sql, run, { delayMs, countAttempt: true })) signals.runReady()
+      await giveBack({ delayMs, countAttempt: true })
       return 'retried'
     }
     const status = failed.status === 'completed' ? 'completed' : 'failed'
@@ -308,13 +315,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
       lastEvents: unsent,
       deadLetter: lost,
     }
-    const write = () => endRun(deps, endOfRun)
-    const { ended } = await retry(write, { ...END_AGAIN, log: one.log, waiting: 'end of run waits for the database' })
+    const { ended } = await insist(() => endRun(deps, endOfRun))
     if (ended.length > 0) return status
     // Somebody else ended it; or a crash of the database took replies that it had stored, and they must be said again.
-    if (!(await releaseRun(sql, run, { delayMs: 0, countAttempt: false }))) return 'ended elsewhere'
-    signals.runReady()
-    return 'retried'
+    return (await giveBack({ delayMs: 0, countAttempt: false })) ? 'retried' : 'ended elsewhere'
   }
 
   /** A turn whose organization has nothing left is stopped where its next step would begin: what it has said is kept. */

@@ -1,8 +1,8 @@
 import { expect, onTestFinished } from 'vitest'
-import { findFaults } from '../support/checker.ts'
+import { endsOf, findFaults } from '../support/checker.ts'
 import { type Cluster, test } from '../support/cluster.ts'
 import { effort } from '../support/effort.ts'
-import { type Gateway, requireProc, until } from '../support/gateway.ts'
+import { type Gateway, killProcess, requireProc, until } from '../support/gateway.ts'
 import { holdTurn } from '../support/held-turn.ts'
 import { type Load, startLoad } from '../support/load.ts'
 import { talk } from '../support/talk.ts'
@@ -22,6 +22,8 @@ const POOL_WAIT_MS = 10_000
 const REFUSED_MIN = 200
 /** Tries of a turn, unless RUN_ATTEMPTS_MAX says otherwise. */
 const TRIES_MAX = 3
+/** Answers to a turn's giving back that never come. */
+const LOST_TIMES = 3
 
 /** All replicas run on, and say that they are ready. */
 async function recovered({ replicas }: Cluster, before: number[]) {
@@ -150,6 +152,31 @@ test('connections that are lost while a turn is loaded cost it none of its tries
   await follower.stop()
 })
 
+// 35
+test('connections that are lost while a turn is given back do not leave it to its lease', async ({ cluster }) => {
+  const { sql } = cluster.database
+  const gateway = cluster.replicas[0]!
+  await sql.begin(async (tx) => {
+    await tx`create sequence given_back`
+    // Ends its own session, as often as that.
+    await tx.unsafe(`
+      create function lose() returns trigger language plpgsql security definer as $$ begin
+        if nextval('given_back') <= ${LOST_TIMES} then perform pg_terminate_backend(pg_backend_pid()); end if;
+        return new;
+      end $$`)
+    await tx`
+      create trigger lose before update on runs for each row
+      when (old.state = 'running' and new.state in ('ready', 'delayed')) execute function lose()`
+  })
+  const turn = await startTurnAt(cluster, gateway)
+  for (const pid of gateway.workers()) killProcess(pid)
+  await turn.expectWhole()
+  await sql`drop function lose cascade`
+  const [asked] = await sql<{ times: number }[]>`select last_value as times from given_back`
+  expect(asked!.times).toBeGreaterThan(LOST_TIMES)
+  expect(gateway.lines().filter(({ msg }) => msg === 'run left to its lease')).toEqual([])
+})
+
 // 14, 17, 35
 test('a replica that the network cuts off from Postgres loses its turns to the others, and takes part again', async ({
   cluster,
@@ -164,6 +191,7 @@ test('a replica that the network cuts off from Postgres loses its turns to the o
   for (let round = 0; round < effort(1, 4); round++) {
     const turn = await startTurnAt(cluster, cut)
     network.freeze()
+    expect(turn.isOver()).toBe(false)
     await until(async () => (await status(cluster, cut, '/health/ready')) === 503, 'it is not ready')
     expect(await status(cluster, cut, '/health')).toBe(200)
     cluster.balance({ without: [cut] })
@@ -191,6 +219,7 @@ async function startTurnAt(cluster: Cluster, { url: at }: Gateway) {
   await follower.streamed(messageId, 1)
   expect(await cluster.database.sql`select replica from runs where id = ${runId}`).toEqual([{ replica }])
   return {
+    isOver: () => endsOf(follower.events()).length > 0,
     async expectWhole() {
       await follower.completed(messageId)
       const acknowledged = [{ messageId, answer: wordsUpTo(150) }]
