@@ -112,7 +112,8 @@ export async function createPostgresEndpoint(target: Target): Promise<Endpoint> 
       return Object.assign(sql, {
         async end(how?: { timeout?: number }) {
           sockets.retire()
-          await end(how)
+          // The driver waits in vain, until its time is over, for a connection that was lost in the middle of something.
+          await Promise.race([end(how), sockets.gone])
           sockets.destroy()
         },
       })

@@ -1,8 +1,11 @@
 import { AppError } from '../lib/errors.ts'
 
-/** Codes of postgres.js, of system calls (`ECONNRESET`) and of Node's streams: no answer from the server, whatever was asked. */
+/**
+ * Codes of postgres.js, of `socket.ts` (`CONNECT_CLOSED`), of system calls (`ECONNRESET`) and of Node's streams: no answer
+ * from the server, whatever was asked.
+ */
 const SOCKET_CODE =
-  /^(CONNECTION_(CLOSED|DESTROYED|ENDED)|CONNECT_TIMEOUT|E[A-Z0-9]+|EAI_AGAIN|ERR_(STREAM|SOCKET|SSL|TLS)_\w+)$/
+  /^(CONNECTION_(CLOSED|DESTROYED|ENDED)|CONNECT_(TIMEOUT|CLOSED)|E[A-Z0-9]+|EAI_AGAIN|ERR_(STREAM|SOCKET|SSL|TLS)_\w+)$/
 
 /** SQLSTATEs with which a server or a pooler turns a connection away, or takes it back. */
 const SERVER_CODES = new Set([
@@ -12,6 +15,7 @@ const SERVER_CODES = new Set([
 /** Of the codes above, those that are met while connecting: nobody else will be let in either. */
 const CONNECT_CODES = new Set([
   'CONNECT_TIMEOUT',
+  'CONNECT_CLOSED',
   'ECONNREFUSED',
   'EHOSTUNREACH',
   'ENETUNREACH',
@@ -107,6 +111,9 @@ export function explainConnectError(error: unknown): string | undefined {
   }
   if (/^(ERR_SSL|ERR_TLS|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO)/.test(code)) {
     return `The TLS connection to the database failed (${code}): check sslmode and sslrootcert in DATABASE_URL.`
+  }
+  if (code === 'CONNECT_CLOSED') {
+    return `What listens${where} closes each connection at once: check that it is Postgres, or that the balancer has a server behind it.`
   }
   if (!isConnectionError(cause)) return undefined
   return `The database${where} cannot be reached (${code}): check host and port in DATABASE_URL, that the server runs, and the firewall.`

@@ -58,8 +58,13 @@ export function createFlights(onError: (error: unknown) => void): Flights {
 
     around(start, work) {
       const { promise: failed, reject } = Promise.withResolvers<never>()
-      const statement = { reject }
       let over = false
+      const statement = {
+        reject(error: unknown) {
+          over = true
+          reject(error)
+        },
+      }
       since.set(statement, performance.now())
       const between = async (tx: Tx) => {
         since.delete(statement)

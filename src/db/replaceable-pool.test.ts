@@ -1,8 +1,9 @@
+import { setImmediate } from 'node:timers/promises'
 import { describe, expect } from 'vitest'
 import { until } from '../../tests/support/gateway.ts'
 import { startTcpProxy } from '../../tests/support/tcp-proxy.ts'
 import { requirePostgres, test, type World } from '../../tests/support/world.ts'
-import { openDatabase } from './client.ts'
+import { type Database, openDatabase } from './client.ts'
 
 requirePostgres('its connections are ended')
 
@@ -18,6 +19,33 @@ async function openBehindProxy(world: World, url: string) {
   return { proxy, database }
 }
 
+/** Transactions on all connections of the pool, until they are released. */
+async function occupy({ sql }: Database) {
+  const goOn = Promise.withResolvers<void>()
+  const begun = Array.from({ length: POOL_MAX }, () => Promise.withResolvers<void>())
+  const busy = begun.map(({ resolve }) =>
+    sql.begin(async (tx) => {
+      await tx`select 1`
+      resolve()
+      await goOn.promise
+    }),
+  )
+  await Promise.all(begun.map(({ promise }) => promise))
+  return {
+    async release() {
+      goOn.resolve()
+      await Promise.all(busy)
+    },
+  }
+}
+
+function isReached(database: Database): Promise<boolean> {
+  return database.ping(1_000).then(
+    () => true,
+    () => false,
+  )
+}
+
 // 35
 describe('a pool that is replaced', () => {
   test('answers what waits in it for a connection, and connects for it no more', async ({
@@ -25,10 +53,10 @@ describe('a pool that is replaced', () => {
     database: { url },
   }) => {
     const { proxy, database } = await openBehindProxy(world, url!)
+    await (await occupy(database)).release()
     proxy.freeze()
     // Of questions that pass the gate by, so that the driver has no place left.
     const pings = Promise.allSettled(Array.from({ length: POOL_MAX }, () => database.ping(30_000)))
-    await until(() => proxy.count() === POOL_MAX, 'every place of the driver is taken')
     const outcomes = Promise.allSettled([database.sql.begin((tx) => tx`select 1 as n`), database.sql`select 1 as n`])
     proxy.thaw()
     proxy.hangUp()
@@ -97,4 +125,62 @@ test('a transaction that commits while the pool ends is told so', async ({ world
   })
   expect(value).toBe('committed')
   await closed
+})
+
+// 35: it is asked for past the gate, and so waits in the driver's own queue
+test('what waits in the driver when the pool ends is told so', async ({ world, database: { url } }) => {
+  const { database } = await openBehindProxy(world, url!)
+  const busy = await occupy(database)
+  // By its own time it would end without any code.
+  const told = expect(database.ping(30_000)).rejects.toMatchObject({ code: expect.stringMatching(/^(CONNECTION_|E)/) })
+  const closed = database.close()
+  await Promise.all([busy.release(), closed, told])
+})
+
+// 35: a balancer that has no server, where a connection is made and closed before a word was said
+describe('an address that closes each connection at once', () => {
+  test('is left alone, and asked again until the server is back', async ({ world, database: { url } }) => {
+    const { proxy, database } = await openBehindProxy(world, url!)
+    expect(await database.sql`select 1 as n`).toEqual([{ n: 1 }])
+    proxy.turnAway()
+    proxy.reset()
+    const before = proxy.made()
+    for (let asked = 0; asked < 500; asked++) {
+      await expect(database.sql`select 1 as n`).rejects.toMatchObject(UNAVAILABLE.reason)
+      await setImmediate()
+    }
+    expect(proxy.made() - before).toBeLessThan(50)
+    proxy.thaw()
+    await until(() => isReached(database), 'it is reached again')
+    expect(await database.sql`select 1 as n`).toEqual([{ n: 1 }])
+  })
+
+  test('is named when the database is opened', async ({ world, database: { url } }) => {
+    const proxy = await startTcpProxy(url!)
+    world.defer(proxy.close)
+    proxy.turnAway()
+    const opened = openDatabase({ url: proxy.url, poolMax: POOL_MAX, dataDir: null, log: world.log })
+    await expect(opened).rejects.toThrow(/closes each connection at once: check that it is Postgres/)
+    expect(proxy.made()).toBeLessThan(10)
+  })
+
+  test('is not asked for notifications again and again', async ({ world, database: { url } }) => {
+    const { proxy, database } = await openBehindProxy(world, url!)
+    let heard = 0
+    await database.listen(
+      'closing',
+      () => heard++,
+      () => {},
+    )
+    expect(database.listening()).toBe(true)
+    proxy.turnAway()
+    proxy.reset()
+    const before = proxy.made()
+    await until(() => proxy.made() - before >= 5, 'it has knocked five times')
+    proxy.thaw()
+    await until(() => database.listening(), 'it listens again')
+    expect(proxy.made() - before).toBeLessThan(30)
+    await database.sql`select pg_notify('closing', '')`
+    await until(() => heard > 0, 'it hears')
+  })
 })

@@ -54,12 +54,13 @@ export function createReplaceablePool(
   let replacedAt = Number.NEGATIVE_INFINITY
   /** Ends of pools that were exchanged. */
   const endings = new Set<Promise<void>>()
+  let isEnded = false
   let pool = make()
 
   function make(): Pool {
     const made: Pool = trackPool(
       connect(() => {
-        if (made === pool) exchange('a connection was lost')
+        if (made === pool && !isEnded) exchange('a connection was lost')
       }),
       onError,
     )
@@ -78,7 +79,7 @@ export function createReplaceablePool(
   }
 
   function replace(reason: string) {
-    if (performance.now() - replacedAt > REPLACE_MS_MIN) exchange(reason)
+    if (!isEnded && performance.now() - replacedAt > REPLACE_MS_MIN) exchange(reason)
   }
 
   function onError(error: unknown) {
@@ -89,6 +90,7 @@ export function createReplaceablePool(
     current: () => pool,
     replace,
     async end() {
+      isEnded = true
       await Promise.all([...endings, endPool(pool)])
     },
   }

@@ -1,6 +1,7 @@
 import { connect as connectTcp, isIP, type Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { connect as connectTls, type ConnectionOptions as TlsOptions } from 'node:tls'
+import { codeOf } from './errors.ts'
 
 export interface Host {
   /** A name, an address, or the folder of a Unix socket. */
@@ -23,6 +24,8 @@ export interface SocketMaker {
   open(): Promise<Duplex>
   /** Opens no more: what is asked for from now on fails at its first use. */
   retire(): void
+  /** Resolves when it is retired and none is left, so that nothing can be answered any more. */
+  readonly gone: Promise<void>
   /** Destroys what is left; sockets that are still being opened, too. */
   destroy(): void
 }
@@ -31,7 +34,7 @@ export interface SocketMaker {
 const TLS_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
 
 /**
- * Opens connections in place of postgres.js (3.4.9), for five reasons:
+ * Opens connections in place of postgres.js (3.4.9), for these reasons:
  *
  * - Its connection objects outlive their sockets, and what a lost socket leaves in them spoils the next one: rows that
  *   had arrived shift the next result, bytes not yet sent block it, an error is reported to somebody else. `onLost` is for
@@ -40,13 +43,20 @@ const TLS_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47])
  *   answer on the next socket is taken for the answer to that: an INSERT that never arrived looks done, a caller gets what
  *   another asked for. The driver's `closed` does so only when `close` reports an error, so it reports none.
  * - A server without TLS is told from one that is away, and `destroy` ends connections whose peer is gone.
- * - A client that is ended goes on to connect for what still waits in it, and where the socket breaks at once, again and again
- *   without a pause and without an end. Once retired, the maker fails that instead, which the driver tells to whoever waits.
+ * - Where a socket closes without an error, it connects again for the query for which that was opened, without a pause or
+ *   an end; so there is always an error, which it tells to that query. A client that is ended does the same for what still
+ *   waits in it; once retired, the maker fails all that.
+ * - What closes before the server has said a word (`CONNECT_CLOSED`: a balancer without a server behind it) is told from a
+ *   connection that is lost.
  * - Nagle's algorithm is off.
  */
 export function createSocketMaker({ hosts, tls, connectMs, onLost = () => {} }: SocketOptions): SocketMaker {
+  const first = hosts[0]!
+  const ended = () => connectError('CONNECTION_ENDED', first.host, first.port)
   const alive = new Set<Duplex>()
   let turn = 0
+  const { promise: gone, resolve: resolveGone } = Promise.withResolvers<void>()
+  let opening = 0
   let retired = false
   let destroyed = false
 
@@ -63,24 +73,36 @@ export function createSocketMaker({ hosts, tls, connectMs, onLost = () => {} }: 
     throw failure
   }
 
+  function look() {
+    if (retired && opening === 0 && alive.size === 0) resolveGone()
+  }
+
   return {
+    gone,
     async open() {
-      const opening = retired
-        ? Promise.reject(connectError('CONNECTION_ENDED', hosts[0]!.host, hosts[0]!.port))
-        : openAny()
-      const socket = await opening.then((opened) => supervise(opened, onLost), failingSocket)
+      opening++
+      const opened = retired ? Promise.reject(ended()) : openAny()
+      const socket = await opened.then(
+        (made) => supervise(made, { ...first, onLost }),
+        (error) => supervise(failingSocket(error), { ...first, onLost: () => {} }),
+      )
+      opening--
       alive.add(socket)
-      socket.on('close', () => alive.delete(socket))
-      if (destroyed) socket.destroy()
+      socket.on('close', () => {
+        alive.delete(socket)
+        look()
+      })
+      if (destroyed) socket.destroy(ended())
       return socket
     },
     retire() {
       retired = true
+      look()
     },
     destroy() {
       retired = true
       destroyed = true
-      for (const socket of alive) socket.destroy()
+      for (const socket of alive) socket.destroy(ended())
     },
   }
 }
@@ -97,7 +119,7 @@ async function openOne({ host, port }: Host, tls: SocketOptions['tls'], connectM
   } catch (error) {
     socket.destroy()
     // An error of several addresses at once does not say which host it was.
-    throw Object.assign(error as Error, { address: host, port })
+    throw Object.assign(beforeAnswer(error as Error, host, port), { address: host, port })
   } finally {
     clearTimeout(timer)
   }
@@ -136,30 +158,57 @@ function connectError(code: string, host: string, port: number): Error {
   return Object.assign(new Error(`${code} ${host}:${port}`), { code, address: host, port })
 }
 
-/** The driver forgets a connection whose socket is refused to it, so it gets one. It breaks at the first write, when the driver is ready for it. */
-function failingSocket(error: unknown): Duplex {
+/** An error of a connection on which the server has said nothing yet. */
+function beforeAnswer(error: Error, host: string, port: number): Error {
+  if (!/^(ECONNRESET|EPIPE)$/.test(codeOf(error))) return error
+  return Object.assign(connectError('CONNECT_CLOSED', host, port), { cause: error })
+}
+
+/**
+ * The driver forgets a connection whose socket is refused to it, so it gets one. It breaks at the first write and not before,
+ * or the driver would never send again in its place.
+ */
+function failingSocket(error: Error): Duplex {
   return new Duplex({
     read() {},
     write(_chunk, _encoding, done) {
-      done(error as Error)
+      done(error)
     },
   })
 }
 
-function supervise(socket: Duplex, onLost: () => void): Duplex {
-  const { emit, end } = socket
-  let expected = false
+function supervise(socket: Duplex, { onLost, host, port }: Host & { onLost(): void }): Duplex {
+  const { emit, end, write } = socket
+  let isBegun = false
+  let isAnswered = false
+  let isNoticed = false
+  let hasGoodbye = false
+  let hasFailed = false
+  const fail = (error: Error) => {
+    hasFailed = true
+    const told = isAnswered ? error : beforeAnswer(error, host, port)
+    return socket.listenerCount('error') > 0 && emit.call(socket, 'error', told)
+  }
+  socket.write = (...args: unknown[]) => {
+    isBegun = true
+    return (write as (...args: unknown[]) => boolean).apply(socket, args)
+  }
   socket.end = (...args: unknown[]) => {
     // The driver says goodbye with a message; Node itself ends a socket whose peer has, without one.
-    if (args.length > 0) expected = true
+    if (args.length > 0) hasGoodbye = true
     return (end as (...args: unknown[]) => Duplex).apply(socket, args)
   }
   socket.emit = (event: string | symbol, ...args: unknown[]) => {
-    if ((event === 'error' || event === 'end' || event === 'close') && !expected) {
-      expected = true
-      onLost()
+    if (event === 'data') isAnswered = true
+    if ((event === 'error' || event === 'end' || event === 'close') && !hasGoodbye && !isNoticed) {
+      isNoticed = true
+      // Before the first answer nothing was asked, and its place can be used again, unless first words wait in it unsent.
+      if (isAnswered || !isBegun) onLost()
     }
-    return event === 'close' ? emit.call(socket, 'close', false) : emit.call(socket, event, ...args)
+    if (event === 'error') return fail(args[0] as Error)
+    if (event !== 'close') return emit.call(socket, event, ...args)
+    if (!hasGoodbye && !hasFailed) fail(connectError('ECONNRESET', host, port))
+    return emit.call(socket, 'close', false)
   }
   return socket
 }

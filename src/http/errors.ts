@@ -161,11 +161,11 @@ function ofHttpException(error: HTTPException): AppError | undefined {
 }
 
 /**
- * Codes of postgres.js, of the operating system and of Postgres that mean "not now":
+ * Codes of postgres.js and of `src/db/socket.ts`, of the operating system and of Postgres that mean "not now":
  * https://github.com/porsager/postgres#connection-errors, https://www.postgresql.org/docs/current/errcodes-appendix.html
  */
 const UNAVAILABLE = new Set([
-  ...['CONNECT_TIMEOUT', 'CONNECTION_CLOSED', 'CONNECTION_ENDED', 'CONNECTION_DESTROYED'],
+  ...['CONNECT_TIMEOUT', 'CONNECT_CLOSED', 'CONNECTION_CLOSED', 'CONNECTION_ENDED', 'CONNECTION_DESTROYED'],
   ...['ECONNREFUSED', 'ECONNRESET', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN', 'EPIPE', 'ETIMEDOUT'],
   // Shutdown, crash, starting up, too many connections, a standby that has just lost its primary's role.
   ...['57P01', '57P02', '57P03', '53300', '25006'],

@@ -1,4 +1,4 @@
-import { expect } from 'vitest'
+import { expect, onTestFinished } from 'vitest'
 import { findFaults } from '../support/checker.ts'
 import { type Cluster, LEASE_SECONDS, test } from '../support/cluster.ts'
 import { SOAK_SECONDS } from '../support/effort.ts'
@@ -61,6 +61,7 @@ const FAULTS: Record<string, (cluster: Cluster) => Promise<unknown>> = {
   },
   'the network cuts a replica off from Postgres': async (cluster) => {
     const network = await startTcpProxy(cluster.env.DATABASE_URL!)
+    onTestFinished(network.close)
     const cut = await cluster.add({ ...ENV, DATABASE_URL: network.url })
     await sleep(1_000)
     network.freeze()
@@ -75,7 +76,6 @@ const FAULTS: Record<string, (cluster: Cluster) => Promise<unknown>> = {
     cluster.balance({ without: [cut] })
     cut.signal('SIGTERM')
     expect(await cut.exited).toEqual({ code: 0, signal: null })
-    await network.close()
   },
   'all connections through the balancer to one replica break': async (cluster) => {
     cluster.proxy.giveUp(cluster.random.pick(running(cluster)).port)

@@ -7,10 +7,12 @@ export interface TcpProxy {
   freeze(): void
   /** As `freeze`, behind the next so many pieces that clients send: of a process that stops in the middle of its work. */
   freezeBehind(pieces: number): Promise<void>
-  /** Passes on again, for connections made from now on; the others stay silent for ever. */
+  /** Passes on again, for connections made from now on; those that are open stay silent for ever. */
   thaw(): void
   /** Breaks all connections with a reset, which the other side sees as an error and not as an end. */
   reset(): void
+  /** From now on, until `thaw`, connections are accepted and closed at once: a balancer with no server behind it. */
+  turnAway(): void
   /** Ends all connections in order, as a server does that goes away. */
   hangUp(): void
   /** Connections that are open, and those that ended while it was frozen. */
@@ -31,14 +33,20 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
   let made = 0
   let answered = 0
   let frozen = false
+  let turnsAway = false
   /** Of clients, to be passed on before it freezes. */
   let piecesLeft = Number.POSITIVE_INFINITY
   let onFrozen = () => {}
   const server = createServer((client) => {
+    made++
+    if (turnsAway)
+      return void client
+        .on('error', () => {})
+        .resume()
+        .end()
     const upstream = connect(Number(port || 5432), hostname)
     const pair: [Socket, Socket] = [client, upstream]
     pairs.add(pair)
-    made++
     if (frozen) silent.add(pair)
     for (const [from, to] of [pair, [upstream, client]] as const) {
       from.on('data', (chunk) => {
@@ -76,9 +84,16 @@ export async function startTcpProxy(url: string, { port: ownPort = 0 } = {}): Pr
     },
     thaw() {
       frozen = false
+      turnsAway = false
+    },
+    turnAway() {
+      turnsAway = true
     },
     reset() {
-      for (const [client] of pairs) client.resetAndDestroy()
+      for (const [client, upstream] of pairs) {
+        client.resetAndDestroy()
+        upstream.destroy()
+      }
     },
     hangUp() {
       for (const [client] of pairs) client.end()
