@@ -45,4 +45,17 @@ describe('the delta buffer', () => {
     expect(sent.join('')).toBe('😀 ok 😀')
     expect(sent.every((piece) => piece.isWellFormed())).toBe(true)
   })
+
+  it('sends no piece longer than 65,536 units, however fast the text comes, and cuts no character', () => {
+    const { sent, buffer } = bufferOf()
+    const text = `a${'😀'.repeat(200_000)}`
+    buffer.push('first')
+    for (let at = 0; at < text.length; at += 50_001) buffer.push(text.slice(at, at + 50_001))
+    buffer.push(text)
+    vi.advanceTimersByTime(30)
+    buffer.flush()
+    expect(sent.join('')).toBe(`first${text}${text}`)
+    expect(Math.max(...sent.map((piece) => piece.length))).toBeLessThanOrEqual(65_536)
+    expect(sent.every((piece) => piece.isWellFormed())).toBe(true)
+  })
 })
