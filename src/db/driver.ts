@@ -49,7 +49,7 @@ export interface ConnectOptions {
   prepare: boolean
   onnotify?(channel: string, payload: string): void
   onclose?(): void
-  /** A connection ended by itself; this client should not be used for new work. Not called by the embedded engine. */
+  /** A connection was lost; this client should not be used for new work. Not called by the embedded engine. */
   onLost?(): void
 }
 

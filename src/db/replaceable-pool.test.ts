@@ -53,15 +53,27 @@ describe('a pool that is replaced', () => {
     database: { url },
   }) => {
     const { proxy, database } = await openBehindProxy(world, url!)
-    await (await occupy(database)).release()
+    const goOn = Promise.withResolvers<void>()
+    const begun = Promise.withResolvers<void>()
+    const lost = Promise.allSettled([
+      database.sql.begin(async (tx) => {
+        await tx`select 1`
+        begun.resolve()
+        await goOn.promise
+      }),
+    ])
+    await begun.promise
     proxy.freeze()
-    // Of questions that pass the gate by, so that the driver has no place left.
-    const pings = Promise.allSettled(Array.from({ length: POOL_MAX }, () => database.ping(30_000)))
+    // A question that passes the gate by, so that the driver has no place left.
+    const ping = Promise.allSettled([database.ping(30_000)])
+    await until(() => proxy.count() === POOL_MAX, 'every place of the driver is taken')
     const outcomes = Promise.allSettled([database.sql.begin((tx) => tx`select 1 as n`), database.sql`select 1 as n`])
     proxy.thaw()
     proxy.hangUp()
-    await pings
     expect(await outcomes).toMatchObject([UNAVAILABLE, UNAVAILABLE])
+    goOn.resolve()
+    expect(await lost).toMatchObject([UNAVAILABLE])
+    await ping
     for (let asked = 0; asked < 1_000; asked++) expect(await database.sql`select 1 as n`).toEqual([{ n: 1 }])
     expect(database.load()).toMatchObject({ busy: 0, waiting: 0 })
     // The first look, those that were lost, and what the new pool needs.
@@ -182,5 +194,42 @@ describe('an address that closes each connection at once', () => {
     expect(proxy.made() - before).toBeLessThan(30)
     await database.sql`select pg_notify('closing', '')`
     await until(() => heard > 0, 'it hears')
+  })
+
+  test('is passed over for the next host, by the start, the pool and LISTEN', async ({ world, database: { url } }) => {
+    const [bad, good] = [await startTcpProxy(url!), await startTcpProxy(url!)]
+    world.defer(bad.close)
+    bad.turnAway()
+    const both = new URL(good.url)
+    const hosts = `${new URL(bad.url).host},${both.host}`
+    const database = await openDatabase({
+      ...{ url: good.url.replace(both.host, hosts), poolMax: POOL_MAX, dataDir: null, log: world.log },
+    })
+    world.defer(database.close)
+    let heard = 0
+    await database.listen(
+      'closing',
+      () => heard++,
+      () => {},
+    )
+    expect(database.listening()).toBe(true)
+    await (await occupy(database)).release()
+    await database.sql`select pg_notify('closing', '')`
+    await until(() => heard > 0, 'it hears')
+    const { sql, end } = await database.dedicated()
+    expect(await sql`select 1 as n`).toEqual([{ n: 1 }])
+    await end()
+    expect(bad.made()).toBeGreaterThan(2)
+    // Then there is none.
+    await good.close()
+    await expect(database.sql`select 1 as n`).rejects.toMatchObject(UNAVAILABLE.reason)
+    const before = bad.made()
+    for (let asked = 0; asked < 100; asked++) {
+      await expect(database.sql`select 1 as n`).rejects.toMatchObject(UNAVAILABLE.reason)
+      await setImmediate()
+    }
+    expect(bad.made() - before).toBeLessThan(50)
+    bad.thaw()
+    await until(() => isReached(database), 'the other is reached')
   })
 })

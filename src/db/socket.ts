@@ -14,7 +14,10 @@ export interface SocketOptions {
   hosts: Host[]
   tls: false | 'prefer' | TlsOptions
   connectMs: number
-  /** A connection ended although nobody had asked for it. Called as soon as that is seen, before the driver is told. */
+  /**
+   * A connection ended although nobody had asked for it, and its place in the driver must not be used again. Called as soon
+   * as that is seen, before the driver is told. Not for one that failed before the server said a word.
+   */
   onLost?(): void
 }
 
@@ -57,20 +60,42 @@ export function createSocketMaker({ hosts, tls, connectMs, onLost = () => {} }: 
   let turn = 0
   const { promise: gone, resolve: resolveGone } = Promise.withResolvers<void>()
   let opening = 0
+  /** Hosts whose last connection was closed before the server had said a word. */
+  const closing = new Set<Host>()
   let retired = false
   let destroyed = false
 
+  /** The next host that is not known to close connections, and then the others. */
+  function inOrder(): Host[] {
+    const at = turn++ % hosts.length
+    const rotated = [...hosts.slice(at), ...hosts.slice(0, at)]
+    return [...rotated.filter((host) => !closing.has(host)), ...rotated.filter((host) => closing.has(host))]
+  }
+
   async function openAny(): Promise<Duplex> {
     let failure: unknown
-    for (let tries = 0; tries < hosts.length; tries++) {
-      const host = hosts[turn++ % hosts.length]!
+    for (const host of inOrder()) {
       try {
-        return await openOne(host, tls, connectMs)
+        const watcher = watch(host)
+        return supervise(await openOne(host, tls, connectMs), watcher)
       } catch (error) {
         failure = error
       }
     }
     throw failure
+  }
+
+  function watch(host: Host): Watcher {
+    // Then there was no better one, and whoever waits is told.
+    const isLastResort = hosts.length === 1 || closing.has(host)
+    return {
+      ...{ host, onLost },
+      onAnswer: () => void closing.delete(host),
+      isNextTried() {
+        closing.add(host)
+        return !isLastResort
+      },
+    }
   }
 
   function look() {
@@ -82,10 +107,8 @@ export function createSocketMaker({ hosts, tls, connectMs, onLost = () => {} }: 
     async open() {
       opening++
       const opened = retired ? Promise.reject(ended()) : openAny()
-      const socket = await opened.then(
-        (made) => supervise(made, { ...first, onLost }),
-        (error) => supervise(failingSocket(error), { ...first, onLost: () => {} }),
-      )
+      const fail = (error: Error) => supervise(failingSocket(error), { host: first, ...NOT_CONNECTED })
+      const socket = await opened.catch(fail)
       opening--
       alive.add(socket)
       socket.on('close', () => {
@@ -177,7 +200,18 @@ function failingSocket(error: Error): Duplex {
   })
 }
 
-function supervise(socket: Duplex, { onLost, host, port }: Host & { onLost(): void }): Duplex {
+interface Watcher {
+  host: Host
+  onLost(): void
+  /** The server said something. */
+  onAnswer(): void
+  /** The connection was closed before that. True where the driver shall not be told, and so connects again, to the next host. */
+  isNextTried(): boolean
+}
+
+const NOT_CONNECTED = { onLost() {}, onAnswer() {}, isNextTried: () => false }
+
+function supervise(socket: Duplex, { host: { host, port }, onLost, onAnswer, isNextTried }: Watcher): Duplex {
   const { emit, end, write } = socket
   let isBegun = false
   let isAnswered = false
@@ -187,6 +221,7 @@ function supervise(socket: Duplex, { onLost, host, port }: Host & { onLost(): vo
   const fail = (error: Error) => {
     hasFailed = true
     const told = isAnswered ? error : beforeAnswer(error, host, port)
+    if (isBegun && codeOf(told) === 'CONNECT_CLOSED' && isNextTried()) return true
     return socket.listenerCount('error') > 0 && emit.call(socket, 'error', told)
   }
   socket.write = (...args: unknown[]) => {
@@ -199,7 +234,10 @@ function supervise(socket: Duplex, { onLost, host, port }: Host & { onLost(): vo
     return (end as (...args: unknown[]) => Duplex).apply(socket, args)
   }
   socket.emit = (event: string | symbol, ...args: unknown[]) => {
-    if (event === 'data') isAnswered = true
+    if (event === 'data' && !isAnswered) {
+      isAnswered = true
+      onAnswer()
+    }
     if ((event === 'error' || event === 'end' || event === 'close') && !hasGoodbye && !isNoticed) {
       isNoticed = true
       // Before the first answer nothing was asked, and its place can be used again, unless first words wait in it unsent.

@@ -108,6 +108,8 @@ const CLAIM_MAX = 50
 const TOGETHER_MIN = 4
 /** A run is tried to be ended, or given back, this often; then its lease lapses. */
 const END_AGAIN = { tries: 10, baseMs: 100, maxMs: 2_000 }
+/** A run that is handed over at a stop is tried to be given back again for so long. */
+const HAND_OVER_MS = 2_000
 /** A run for which no worker could be started is left to others first. */
 const START_AGAIN_MS = 500
 
@@ -274,8 +276,10 @@ export function createRunner(deps: RunnerDeps, options: RunnerOptions): Runner {
   async function conclude(one: Active, args: { replies: RunReplies; end: TurnEnd; model?: string }): Promise<Outcome> {
     const { run, reason } = one
     const { end, replies } = args
+    // At a stop others wait for this process to be gone; the lease is what hands the run over then.
+    const soon = reason === 'handed over' ? { signal: AbortSignal.timeout(HAND_OVER_MS) } : {}
     const insist = <T>(write: () => Promise<T>) =>
-      retry(write, { ...END_AGAIN, log: one.log, waiting: 'end of run waits for the database' })
+      retry(write, { ...END_AGAIN, ...soon, log: one.log, waiting: 'outcome of run waits for the database' })
     const giveBack = async (how: { delayMs: number; countAttempt: boolean }) => {
       const isHeld = await insist(() => releaseRun(sql, run, how))
       // Also where it was no longer held: a release may have been done, and its answer lost.
