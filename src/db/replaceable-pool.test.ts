@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
 import { describe, expect } from 'vitest'
 import { until } from '../../tests/support/gateway.ts'
-import { startTcpProxy } from '../../tests/support/tcp-proxy.ts'
+import { startTcpProxy, type TcpProxy } from '../../tests/support/tcp-proxy.ts'
 import { requirePostgres, test, type World } from '../../tests/support/world.ts'
 import { type Database, openDatabase } from './client.ts'
 
@@ -19,24 +19,55 @@ async function openBehindProxy(world: World, url: string) {
   return { proxy, database }
 }
 
-/** Transactions on all connections of the pool, until they are released. */
-async function occupy({ sql }: Database) {
+/** Transactions on so many connections of the pool, until they are released. */
+async function occupy({ sql }: Database, connections = POOL_MAX) {
   const goOn = Promise.withResolvers<void>()
-  const begun = Array.from({ length: POOL_MAX }, () => Promise.withResolvers<void>())
-  const busy = begun.map(({ resolve }) =>
-    sql.begin(async (tx) => {
-      await tx`select 1`
-      resolve()
-      await goOn.promise
-    }),
+  const begun = Array.from({ length: connections }, () => Promise.withResolvers<void>())
+  const over = Promise.all(
+    begun.map(({ resolve }) =>
+      sql.begin(async (tx) => {
+        await tx`select 1`
+        resolve()
+        await goOn.promise
+      }),
+    ),
   )
+  // Whoever releases them is told.
+  over.catch(() => {})
   await Promise.all(begun.map(({ promise }) => promise))
   return {
     async release() {
       goOn.resolve()
-      await Promise.all(busy)
+      await over
     },
   }
+}
+
+/** Listens, and resolves when it does. */
+async function listenOn(database: Database) {
+  let heard = 0
+  await database.listen(
+    'closing',
+    () => heard++,
+    () => {},
+  )
+  expect(database.listening()).toBe(true)
+  return {
+    async expectHears() {
+      await database.sql`select pg_notify('closing', '')`
+      await until(() => heard > 0, 'it hears')
+    },
+  }
+}
+
+/** Statements, one after the other, are refused, and for most of them nobody knocks. */
+async function expectLeftAlone(database: Database, proxy: TcpProxy, statements: number) {
+  const before = proxy.made()
+  for (let asked = 0; asked < statements; asked++) {
+    await expect(database.sql`select 1 as n`).rejects.toMatchObject(UNAVAILABLE.reason)
+    await setImmediate()
+  }
+  expect(proxy.made() - before).toBeLessThan(50)
 }
 
 function isReached(database: Database): Promise<boolean> {
@@ -53,16 +84,7 @@ describe('a pool that is replaced', () => {
     database: { url },
   }) => {
     const { proxy, database } = await openBehindProxy(world, url!)
-    const goOn = Promise.withResolvers<void>()
-    const begun = Promise.withResolvers<void>()
-    const lost = Promise.allSettled([
-      database.sql.begin(async (tx) => {
-        await tx`select 1`
-        begun.resolve()
-        await goOn.promise
-      }),
-    ])
-    await begun.promise
+    const busy = await occupy(database, 1)
     proxy.freeze()
     // A question that passes the gate by, so that the driver has no place left.
     const ping = Promise.allSettled([database.ping(30_000)])
@@ -71,8 +93,7 @@ describe('a pool that is replaced', () => {
     proxy.thaw()
     proxy.hangUp()
     expect(await outcomes).toMatchObject([UNAVAILABLE, UNAVAILABLE])
-    goOn.resolve()
-    expect(await lost).toMatchObject([UNAVAILABLE])
+    await expect(busy.release()).rejects.toMatchObject(UNAVAILABLE.reason)
     await ping
     for (let asked = 0; asked < 1_000; asked++) expect(await database.sql`select 1 as n`).toEqual([{ n: 1 }])
     expect(database.load()).toMatchObject({ busy: 0, waiting: 0 })
@@ -156,12 +177,7 @@ describe('an address that closes each connection at once', () => {
     expect(await database.sql`select 1 as n`).toEqual([{ n: 1 }])
     proxy.turnAway()
     proxy.reset()
-    const before = proxy.made()
-    for (let asked = 0; asked < 500; asked++) {
-      await expect(database.sql`select 1 as n`).rejects.toMatchObject(UNAVAILABLE.reason)
-      await setImmediate()
-    }
-    expect(proxy.made() - before).toBeLessThan(50)
+    await expectLeftAlone(database, proxy, 500)
     proxy.thaw()
     await until(() => isReached(database), 'it is reached again')
     expect(await database.sql`select 1 as n`).toEqual([{ n: 1 }])
@@ -178,13 +194,7 @@ describe('an address that closes each connection at once', () => {
 
   test('is not asked for notifications again and again', async ({ world, database: { url } }) => {
     const { proxy, database } = await openBehindProxy(world, url!)
-    let heard = 0
-    await database.listen(
-      'closing',
-      () => heard++,
-      () => {},
-    )
-    expect(database.listening()).toBe(true)
+    const { expectHears } = await listenOn(database)
     proxy.turnAway()
     proxy.reset()
     const before = proxy.made()
@@ -192,8 +202,7 @@ describe('an address that closes each connection at once', () => {
     proxy.thaw()
     await until(() => database.listening(), 'it listens again')
     expect(proxy.made() - before).toBeLessThan(30)
-    await database.sql`select pg_notify('closing', '')`
-    await until(() => heard > 0, 'it hears')
+    await expectHears()
   })
 
   test('is passed over for the next host, by the start, the pool and LISTEN', async ({ world, database: { url } }) => {
@@ -206,16 +215,9 @@ describe('an address that closes each connection at once', () => {
       ...{ url: good.url.replace(both.host, hosts), poolMax: POOL_MAX, dataDir: null, log: world.log },
     })
     world.defer(database.close)
-    let heard = 0
-    await database.listen(
-      'closing',
-      () => heard++,
-      () => {},
-    )
-    expect(database.listening()).toBe(true)
+    const { expectHears } = await listenOn(database)
     await (await occupy(database)).release()
-    await database.sql`select pg_notify('closing', '')`
-    await until(() => heard > 0, 'it hears')
+    await expectHears()
     const { sql, end } = await database.dedicated()
     expect(await sql`select 1 as n`).toEqual([{ n: 1 }])
     await end()
@@ -223,12 +225,7 @@ describe('an address that closes each connection at once', () => {
     // Then there is none.
     await good.close()
     await expect(database.sql`select 1 as n`).rejects.toMatchObject(UNAVAILABLE.reason)
-    const before = bad.made()
-    for (let asked = 0; asked < 100; asked++) {
-      await expect(database.sql`select 1 as n`).rejects.toMatchObject(UNAVAILABLE.reason)
-      await setImmediate()
-    }
-    expect(bad.made() - before).toBeLessThan(50)
+    await expectLeftAlone(database, bad, 100)
     bad.thaw()
     await until(() => isReached(database), 'the other is reached')
   })
